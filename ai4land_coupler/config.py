@@ -1,0 +1,182 @@
+"""The configuration: one YAML file, validated; pydantic and PyYAML are imported here only."""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ai4land_coupler.errors import ConfigError
+
+
+class Section(BaseModel):
+    """Frozen, and strict about its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StateConfig(Section):
+    """What the host puts: names, meaning and tolerance of its fractions."""
+
+    legend: tuple[str, ...] | None = None
+    crosswalk: dict[str, dict[str, float]] | None = None
+    fraction_of: Literal["land", "cell"] = "land"
+    tolerance: Annotated[float, Field(gt=0, lt=0.1)] = 1e-5
+
+    @model_validator(mode="after")
+    def _check(self) -> "StateConfig":
+        if self.legend is not None and self.crosswalk is not None:
+            raise ValueError("give `legend` or `crosswalk`, not both: the keys of the crosswalk are the legend")
+        for name, row in (self.crosswalk or {}).items():
+            if abs(sum(row.values()) - 1.0) > 1e-9 or min(row.values(), default=0.0) < 0:
+                raise ValueError(f"crosswalk: the shares of {name!r} must be positive and sum to 1, got {row}")
+        return self
+
+
+class RegridConfig(Section):
+    """How host cells are put on the coarse grid."""
+
+    engine: Literal["auto", "latlon", "esmf", "yac", "file"] = "auto"
+    file: Path | None = None
+    cache: Path | None = None
+    coverage: Literal["any", "global"] = "any"
+
+    @model_validator(mode="after")
+    def _check(self) -> "RegridConfig":
+        if (self.engine == "file") and self.file is None:
+            raise ValueError("`engine: file` needs `file`, a weight file in ESMF or SCRIP names")
+        return self
+
+
+class ConstraintConfig(Section):
+    """How fine fractions are tied to the coarse totals."""
+
+    mode: Literal["level", "change", "none"] = "level"
+
+
+class WorkersConfig(Section):
+    """Ranks that run the U-Net, and their threads."""
+
+    per_device: Annotated[int, Field(ge=1)] = 1
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+
+
+class OutputConfig(Section):
+    """Yearly netCDF files: where, and which years hold the fractions beside the class map."""
+
+    folder: Path
+    fractions: Literal["none", "all"] | tuple[int, ...] = "none"
+    compression: Annotated[int, Field(ge=0, le=9)] = 1
+
+
+class RestartConfig(Section):
+    """Whether a restart made with other weights is accepted."""
+
+    allow_other_weights: bool = False
+
+
+class Config(Section):
+    """The whole configuration; `emulator` is the only key a user must give."""
+
+    emulator: str
+    state: StateConfig = StateConfig()
+    time: Literal["forward", "backward"] = "forward"
+    regrid: RegridConfig = RegridConfig()
+    constraint: ConstraintConfig = ConstraintConfig()
+    workers: WorkersConfig = WorkersConfig()
+    device: str = "cpu"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    lag: Literal[0, 1] = 0
+    on_bad_input: Literal["fail", "hold"] = "fail"
+    record: Path | None = None
+    output: OutputConfig | None = None
+    restart: RestartConfig = RestartConfig()
+
+    @model_validator(mode="after")
+    def _refuse_what_is_not_built(self) -> "Config":
+        unbuilt = {
+            "lag: 1": self.lag == 1,
+            "on_bad_input: hold": self.on_bad_input == "hold",
+            "record": self.record is not None,
+            "regrid.engine: esmf": self.regrid.engine == "esmf",
+            "regrid.cache": self.regrid.cache is not None,
+            "constraint.mode: change": self.constraint.mode == "change",
+            "workers.per_device above 1": self.workers.per_device > 1,
+            f"device: {self.device}": self.device != "cpu",
+        }
+        wanted = [name for name, asked in unbuilt.items() if asked]
+        if wanted:
+            raise ValueError(f"{wanted[0]} is not available in this version; leave it out")
+        return self
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Config":
+        """Read a YAML file; relative paths in it refer to its folder. Raises ConfigError."""
+        path = Path(path)
+        try:
+            return cls.parse(path.read_text(encoding="utf-8"), path.resolve().parent, source=str(path))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"configuration {path} cannot be read: {error}") from error
+
+    @classmethod
+    def parse(cls, text: str, folder: Path, source: str = "configuration") -> "Config":
+        """Validate YAML text; relative paths refer to `folder`. Raises ConfigError with the key and the nearest known one."""
+        try:
+            tree = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{source} is not valid YAML: {error}") from error
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{source} must be a mapping with at least the key `emulator`, got {type(tree).__name__}")
+        try:
+            return cls.model_validate(_absolute(tree, folder))
+        except ValidationError as error:
+            raise ConfigError(f"{source}: " + "; ".join(_explain(entry) for entry in error.errors())) from error
+
+    def text(self) -> str:
+        """The whole configuration as YAML, defaults included; stands in every output as provenance."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+PATH_KEYS = {"regrid": ("file", "cache"), "output": ("folder",)}
+
+
+def _absolute(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The same tree with relative paths resolved; a folder given as emulator counts as one where it holds a slash."""
+    out = dict(tree)
+    for section, keys in PATH_KEYS.items():
+        part = out.get(section)
+        if isinstance(part, dict):
+            out[section] = part | {k: str(folder / part[k]) for k in keys if isinstance(part.get(k), str)}
+    if isinstance(out.get("record"), str):
+        out["record"] = str(folder / out["record"])
+    emulator = out.get("emulator")
+    if isinstance(emulator, str) and (os.sep in emulator or emulator.startswith(".")):
+        out["emulator"] = str((folder / emulator).resolve())
+    return out
+
+
+def _explain(entry: Any) -> str:
+    where = ".".join(str(part) for part in entry["loc"])
+    if entry["type"] == "extra_forbidden":
+        known = _keys_at(entry["loc"][:-1])
+        near = difflib.get_close_matches(str(entry["loc"][-1]), known, n=1, cutoff=0.0)
+        return f"unknown key `{where}`; did you mean `{near[0]}`? known here: {', '.join(known)}"
+    if entry["type"] == "missing":
+        return f"the key `{where}` is required"
+    got = f", got {entry['input']!r}" if not isinstance(entry["input"], dict) else ""
+    message = entry["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}{got}" if where else message
+
+
+def _keys_at(location: tuple[Any, ...]) -> list[str]:
+    model: Any = Config
+    for part in location:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        options = getattr(annotation, "__args__", (annotation,))
+        models = [a for a in options if isinstance(a, type) and issubclass(a, Section)]
+        if not models:
+            return []
+        model = models[0]
+    return list(model.model_fields)

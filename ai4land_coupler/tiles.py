@@ -1,0 +1,102 @@
+"""Tiles: blocks of whole coarse cells, the unit of work, and which rank runs which."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ai4land_coupler.errors import GridError
+from ai4land_coupler.grids import RegularGrid
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The fine cells [row0, row0 + size) x [col0, col0 + size); tiles count west to east, then south to north."""
+
+    index: int
+    row0: int
+    col0: int
+    size: int
+
+    @property
+    def rows(self) -> slice:
+        """Rows of the fine grid."""
+        return slice(self.row0, self.row0 + self.size)
+
+    @property
+    def cols(self) -> slice:
+        """Columns of the fine grid."""
+        return slice(self.col0, self.col0 + self.size)
+
+
+def all_tiles(fine: RegularGrid, coarse: RegularGrid, size: int) -> tuple[Tile, ...]:
+    """The tiles that cover the fine grid once; `size` must divide it and hold whole coarse cells."""
+    ratio = coarse.ratio_to(fine)
+    if size % ratio or fine.nlat % size or fine.nlon % size:
+        raise GridError(
+            f"tiles of {size} cells do not divide {fine.nlat} x {fine.nlon} cells into whole coarse cells of {ratio}"
+        )
+    across = fine.nlon // size
+    return tuple(
+        Tile(j * across + i, j * size, i * size, size) for j in range(fine.nlat // size) for i in range(across)
+    )
+
+
+def deal(count: int, ranks: int) -> NDArray[np.int64]:
+    """Owner of each of `count` tiles: one run of tiles a rank, of equal length or longer by one on the first ranks."""
+    return np.repeat(np.arange(ranks), [count // ranks + (r < count % ranks) for r in range(ranks)]).astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class TileCells:
+    """The delivered land cells of one tile, coarse cell after coarse cell, row by row within each.
+
+    cells (n,) int64: index in the fine grid; inside (n,): index in the flattened tile; coarse (m,): index in the
+    coarse grid of the coarse cells they lie in, ascending; slot (n,): position in a flattened (m, ratio^2) block.
+    """
+
+    tile: Tile
+    ratio: int
+    cells: NDArray[np.int64]
+    inside: NDArray[np.int64]
+    coarse: NDArray[np.int64]
+    slot: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, tile: Tile, delivered: NDArray[np.bool_], fine: RegularGrid, ratio: int) -> "TileCells":
+        """From the mask of the delivered cells of the tile, (size, size)."""
+        side = tile.size // ratio
+        block, inner = np.nonzero(to_blocks(delivered, ratio))
+        row, col = block // side * ratio + inner // ratio, block % side * ratio + inner % ratio
+        used, position = np.unique(block, return_inverse=True)
+        coarse = (tile.row0 // ratio + used // side) * (fine.nlon // ratio) + tile.col0 // ratio + used % side
+        cells = (tile.row0 + row) * fine.nlon + tile.col0 + col
+        return cls(tile, ratio, cells, row * tile.size + col, coarse, position * ratio**2 + inner)
+
+    @property
+    def size(self) -> int:
+        """Number of delivered cells."""
+        return int(self.cells.size)
+
+    def block(self, values: NDArray) -> NDArray:
+        """Cell values (..., n) as (m, ..., ratio^2) coarse cell by coarse cell, 0 where no cell is delivered."""
+        out = np.zeros((*values.shape[:-1], self.coarse.size * self.ratio**2), dtype=values.dtype)
+        out[..., self.slot] = values
+        return np.moveaxis(out.reshape(*values.shape[:-1], self.coarse.size, self.ratio**2), -2, 0)
+
+    def unblock(self, blocks: NDArray) -> NDArray:
+        """The reverse of `block`: (m, ..., ratio^2) to (..., n)."""
+        flat = np.moveaxis(blocks, 0, -2)
+        return flat.reshape(*flat.shape[:-2], -1)[..., self.slot]
+
+    def grid(self, values: NDArray, fill: float) -> NDArray:
+        """Cell values (n,) on the tile, (size, size), `fill` where no cell is delivered."""
+        out = np.full(self.tile.size**2, fill, dtype=values.dtype)
+        out[self.inside] = values
+        return out.reshape(self.tile.size, self.tile.size)
+
+
+def to_blocks(window: NDArray, ratio: int) -> NDArray:
+    """A window (ny, nx) of whole coarse cells as (coarse cells, ratio^2), row by row."""
+    ny, nx = window.shape[0] // ratio, window.shape[1] // ratio
+    return window.reshape(ny, ratio, nx, ratio).swapaxes(1, 2).reshape(ny * nx, ratio * ratio)
