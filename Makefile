@@ -1,0 +1,117 @@
+# make demo    a coupled run on real data: Fortran model, MPI, ten years; results in output/demo
+# make test    linter, type checker and every test
+# make help    the rest
+RANKS  ?= 2
+YEARS  ?= 10
+PYTHON ?= python3
+TORCH  ?=
+TESTS  ?= tests
+
+VENV  := .venv
+BUILD := build
+DEMO  := output/demo
+BIN   := $(VENV)/bin
+SUDO  := $(if $(filter-out 0,$(shell id -u)),sudo)
+
+# What the system must have, as command:Debian package:conda-forge package.
+NEEDED := mpirun:openmpi-bin:openmpi mpicc:libopenmpi-dev:openmpi-mpicc mpifort:libopenmpi-dev:openmpi-mpifort \
+          gcc:gcc:c-compiler gfortran:gfortran:fortran-compiler cmake:cmake:cmake pkg-config:pkg-config:pkg-config \
+          nc-config:libnetcdf-dev:libnetcdf nf-config:libnetcdff-dev:netcdf-fortran \
+          Python.h:python3-dev:python ensurepip:python3-venv:python libc.so:libc6-dev:sysroot_linux-64
+
+# Root may run mpirun (containers), and more ranks than cores may run; for Open MPI 4 and 5.
+export OMPI_ALLOW_RUN_AS_ROOT := 1
+export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
+export OMPI_MCA_rmaps_base_oversubscribe := 1
+export PRTE_MCA_rmaps_default_mapping_policy := :oversubscribe
+MPIRUN := mpirun --bind-to none -n
+
+# $(call logged,NAME): run quietly into a log; where it fails show the log's end.
+logged = >$(BUILD)/logs/$(1).log 2>&1 || { tail -n 30 $(BUILD)/logs/$(1).log; echo "failed; all of it: $(BUILD)/logs/$(1).log"; exit 1; }
+
+.PHONY: demo test hosts system help clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.demo $(VENV)/.library $(BUILD)/fortran_host
+	@rm -rf $(DEMO)
+	@echo "== $(YEARS) model years on $(RANKS) ranks"
+	@$(BIN)/python examples/prepare_demo.py $(DEMO) --years $(YEARS)
+	@$(MPIRUN) $(RANKS) $(BUILD)/fortran_host $(DEMO)/host.nml
+	@$(BIN)/python examples/check_demo.py $(DEMO)
+
+test: $(VENV)/.test $(VENV)/.library hosts
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest $(TESTS)
+
+hosts: $(BUILD)/fortran_host $(BUILD)/c_host
+
+help:
+	@echo "make demo   [RANKS=2] [YEARS=10]   coupled run on real data, results in $(DEMO)"
+	@echo "make test   [TESTS=tests/unit]     linter, type checker, tests"
+	@echo "make hosts                         compile the example hosts into $(BUILD)"
+	@echo "make clean                         remove $(VENV), $(BUILD) and output"
+	@echo "TORCH=...   a requirement or wheel to install in place of the pinned torch; PYTHON=... another interpreter"
+
+clean:
+	rm -rf $(VENV) $(BUILD) output
+
+# --- stages; each leaves a stamp and is skipped the next time -------------------------------------------------------
+
+$(BUILD)/.system:
+	@mkdir -p $(BUILD)/logs
+	@missing=""; for entry in $(NEEDED); do need=$${entry%%:*}; case $$need in \
+	  Python.h)  $(PYTHON) -c 'import os, sysconfig; open(os.path.join(sysconfig.get_paths()["include"], "Python.h"))';; \
+	  ensurepip) $(PYTHON) -c 'import ensurepip, venv';; \
+	  libc.so)   test -e "$$($${CC:-gcc} -print-file-name=libc.so)";; \
+  gcc)       command -v $${CC:-gcc};; \
+  gfortran)  command -v $${FC:-gfortran};; \
+	  *)         command -v $$need;; \
+	esac >/dev/null 2>&1 || missing="$$missing $$entry"; done; \
+	if [ -n "$$missing" ] && command -v apt-get >/dev/null; then \
+	  packages=$$(for m in $$missing; do echo $$m | cut -d: -f2; done | sort -u | tr '\n' ' '); \
+	  echo "== installing with apt: $$packages"; \
+	  { $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -qq -y --no-install-recommends $$packages; } $(call logged,system) \
+	elif [ -n "$$missing" ]; then \
+	  echo "missing, and no apt-get here to install it; the conda-forge package of each:"; \
+	  for m in $$missing; do echo "  $${m%%:*}: $${m##*:}"; done; \
+	  echo "all of them: conda env create -f environment.yml, conda activate ai4land, make again"; exit 1; \
+	fi
+	@touch $@
+
+$(VENV)/.python: constraints.txt | $(BUILD)/.system
+	@echo "== Python environment $(VENV) with $(or $(TORCH),torch as pinned)"
+	@mkdir -p $(BUILD)/logs && { $(if $(TORCH),grep -v '^torch==',cat) constraints.txt >$(BUILD)/constraints.txt && \
+	$(PYTHON) -m venv $(VENV) && $(BIN)/pip install -c $(BUILD)/constraints.txt $(or $(TORCH),torch); } $(call logged,torch)
+	@touch $@
+
+$(VENV)/.demo: pyproject.toml $(VENV)/.python
+	@echo "== ai4land_coupler and what it needs"
+	@$(BIN)/pip install -c $(BUILD)/constraints.txt -e '.[plot,yac]' $(call logged,demo)
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.demo
+	@echo "== test tools"
+	@$(BIN)/pip install -c $(BUILD)/constraints.txt -e '.[test]' $(call logged,test)
+	@touch $@
+
+$(VENV)/.library: $(wildcard bindings/* fortran_shim/* fortran_shim/*/*) $(VENV)/.demo
+	@echo "== C library and Fortran module"
+	@{ cmake -S fortran_shim -B $(BUILD)/library -DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFIX=$(abspath $(VENV)) \
+	  -DPython3_EXECUTABLE=$(abspath $(BIN)/python) && cmake --build $(BUILD)/library && \
+	  cmake --install $(BUILD)/library; } $(call logged,library)
+	@touch $@
+
+HOST := $(addprefix examples/fortran_host/host_,errors.f90 grid.f90 land_use.f90 history.f90 checks.f90) examples/fortran_host/host.f90
+
+$(BUILD)/fortran_host: $(HOST) $(VENV)/.library
+	@echo "== Fortran host"
+	@mkdir -p $(BUILD)/fortran_host.modules
+	@mpifort -O2 -g -fopenmp -J $(BUILD)/fortran_host.modules $$($(BIN)/ai4land config --fflags) $$(nf-config --fflags) \
+	  $(HOST) $$($(BIN)/ai4land config --libs) $$(nf-config --flibs) -o $@ $(call logged,fortran_host)
+
+$(BUILD)/c_host: examples/c_host/host.c $(VENV)/.library
+	@echo "== C host"
+	@mpicc -O2 -g -std=c11 $$($(BIN)/ai4land config --cflags) $$(nc-config --cflags) $< \
+	  $$($(BIN)/ai4land config --libs) $$(nc-config --libs) -o $@ $(call logged,c_host)
