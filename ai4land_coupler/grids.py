@@ -145,12 +145,8 @@ def wrap_longitude(lon: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(wrapped >= 180.0, -180.0, wrapped)
 
 
-def refuse_radians_and_duplicates(grid: HostGrid) -> None:
-    """Raise GridError where the gathered cells of all ranks repeat an id or look like radians."""
-    repeated = np.flatnonzero(np.diff(np.sort(grid.cell_id)) == 0)
-    if repeated.size:
-        cell = int(np.sort(grid.cell_id)[repeated[0]])
-        raise GridError(f"cell id {cell} is given more than once; every host cell needs an id of its own")
+def refuse_radians(grid: HostGrid) -> None:
+    """Raise GridError where the gathered cells of all ranks look like radians."""
     if grid.size > 1000 and max(np.abs(grid.vertex_lon).max(), np.abs(grid.vertex_lat).max()) <= 2 * np.pi + 1e-9:
         raise GridError(
             f"no corner of the {grid.size} host cells exceeds 2 pi: vertex_lon and vertex_lat look like radians, "

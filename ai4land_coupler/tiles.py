@@ -52,7 +52,8 @@ class TileCells:
     """The delivered land cells of one tile, coarse cell after coarse cell, row by row within each.
 
     cells (n,) int64: index in the fine grid; inside (n,): index in the flattened tile; coarse (m,): index in the
-    coarse grid of the coarse cells they lie in, ascending; slot (n,): position in a flattened (m, ratio^2) block.
+    coarse grid of the coarse cells they lie in, ascending; blocks (m,): the same counted within the tile, row by row;
+    slot (n,): position in a flattened (m, ratio^2) array.
     """
 
     tile: Tile
@@ -60,6 +61,7 @@ class TileCells:
     cells: NDArray[np.int64]
     inside: NDArray[np.int64]
     coarse: NDArray[np.int64]
+    blocks: NDArray[np.int64]
     slot: NDArray[np.int64]
 
     @classmethod
@@ -71,12 +73,17 @@ class TileCells:
         used, position = np.unique(block, return_inverse=True)
         coarse = (tile.row0 // ratio + used // side) * (fine.nlon // ratio) + tile.col0 // ratio + used % side
         cells = (tile.row0 + row) * fine.nlon + tile.col0 + col
-        return cls(tile, ratio, cells, row * tile.size + col, coarse, position * ratio**2 + inner)
+        return cls(tile, ratio, cells, row * tile.size + col, coarse, used, position * ratio**2 + inner)
 
     @property
     def size(self) -> int:
         """Number of delivered cells."""
         return int(self.cells.size)
+
+    @property
+    def coarse_of_cell(self) -> NDArray[np.int64]:
+        """The coarse cell each delivered cell lies in, (n,)."""
+        return self.coarse[self.slot // self.ratio**2]
 
     def block(self, values: NDArray) -> NDArray:
         """Cell values (..., n) as (m, ..., ratio^2) coarse cell by coarse cell, 0 where no cell is delivered."""

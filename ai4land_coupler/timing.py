@@ -23,6 +23,8 @@ class Stopwatch:
         finally:
             self.seconds[name] += time.perf_counter() - began
 
-    def total(self) -> float:
-        """Seconds since the stopwatch was made."""
-        return time.perf_counter() - self._began
+    def finish(self) -> None:
+        """Add what no stage counted as `other`, and the time since the stopwatch was made as `total`."""
+        total = time.perf_counter() - self._began
+        self.seconds["other"] = max(0.0, total - sum(self.seconds[name] for name in STAGES))
+        self.seconds["total"] = total

@@ -1,0 +1,85 @@
+"""A small emulator for tests: seeded random weights on a made-up planet, of the same form as what ships."""
+
+import hashlib
+from pathlib import Path
+
+import netCDF4
+import numpy as np
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from ai4land_coupler.features import CHANNELS, CLIMATE, LINES
+from ai4land_coupler.unet import UNet, UNetConfig
+
+LEGEND = ("forest", "grassland", "cropland", "barren")
+COARSE = (16, 32)
+RATIO = 10
+TILE = 40
+
+
+def build(folder: Path, legend: tuple[str, ...] = LEGEND, seed: int = 1) -> Path:
+    """Write an emulator into `folder` and return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    fine = (COARSE[0] * RATIO, COARSE[1] * RATIO)
+    lat = -90 + (np.arange(fine[0]) + 0.5) * 180 / fine[0]
+    lon = -180 + (np.arange(fine[1]) + 0.5) * 360 / fine[1]
+    _write_statics(folder / "statics.nc", lat, lon, seed)
+    _write_map(folder / "base_map.nc", lat, lon, planet(lat, lon, len(legend)))
+    config = UNetConfig(static_channels=len(CHANNELS), classes=len(legend), widths=(8, 8, 8))
+    torch.manual_seed(seed)
+    state = {name: (3 * value).to(torch.bfloat16).contiguous() for name, value in UNet(config).state_dict().items()}
+    save_file(state, folder / "weights.safetensors")
+    (folder / "training_record.json").write_text('{"note": "random weights for tests"}\n')
+    description = {
+        "name": "small",
+        "version": "0",
+        "legend": list(legend),
+        "fine": {"nlat": fine[0], "nlon": fine[1]},
+        "coarse": {"nlat": COARSE[0], "nlon": COARSE[1]},
+        "tile": TILE,
+        "halo": 48,
+        "base_year": 2019,
+        "unet": {"static_channels": len(CHANNELS), "classes": len(legend), "widths": [8, 8, 8]},
+        "statics": [{"name": name, "mean": 0.0, "std": 1.0} for name in CHANNELS],
+        "training": {"note": "random weights for tests"},
+        "sha256": {
+            name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+            for name in ("weights.safetensors", "statics.nc", "base_map.nc", "training_record.json")
+        },
+    }
+    (folder / "emulator.yaml").write_text(yaml.safe_dump(description, sort_keys=False))
+    return folder
+
+
+def planet(lat: np.ndarray, lon: np.ndarray, nclass: int) -> np.ndarray:
+    """Classes (nlat, nlon), 0 water: continents over the date line and the south pole, mixed and pure coarse cells."""
+    y, x = np.radians(lat)[:, None], np.radians(lon)[None, :]
+    height = np.sin(2 * x + 1) * np.cos(y) + 0.6 * np.cos(3 * y + x) + 0.5 * np.sin(5 * x) * np.sin(4 * y)
+    land = (height > 0.2) | (lat[:, None] < -75)
+    kind = np.sin(7 * x + 3 * y) + np.sin(11 * y - 2 * x) + 0.8 * np.sin(40 * x) * np.sin(37 * y)
+    classes = 1 + np.clip(((kind + 2.8) / 5.6 * nclass).astype(int), 0, nclass - 1)
+    classes[lat < -75] = nclass
+    return np.where(land, classes, 0).astype(np.uint8)
+
+
+def _write_statics(path: Path, lat: np.ndarray, lon: np.ndarray, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    with netCDF4.Dataset(path, "w") as file:
+        for name, values in (("lat", lat), ("lon", lon)):
+            file.createDimension(name, values.size)
+            file.createVariable(name, "f8", (name,))[:] = values
+        for name in ("height", *CLIMATE, "koppen", *LINES):
+            top = 6 if name == "koppen" else 100
+            variable = file.createVariable(name, "i2", ("lat", "lon"))
+            variable.set_auto_scale(False)
+            variable[:] = rng.integers(0, top, (lat.size, lon.size))
+            variable.setncatts({"scale_factor": 1.0 if name == "koppen" else 0.02, "add_offset": 0.0})
+
+
+def _write_map(path: Path, lat: np.ndarray, lon: np.ndarray, classes: np.ndarray) -> None:
+    with netCDF4.Dataset(path, "w") as file:
+        for name, values in (("lat", lat), ("lon", lon)):
+            file.createDimension(name, values.size)
+            file.createVariable(name, "f8", (name,))[:] = values
+        file.createVariable("class", "u1", ("lat", "lon"))[:] = classes
