@@ -5,7 +5,7 @@ tile with its totals closed, and brought back to host columns.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -78,11 +78,15 @@ class Component:
         """Names that `put` takes."""
         return self._legend.names
 
-    def set_grid(self, grid: HostGrid) -> None:
-        """Take this rank's host cells (none is normal), once. Raises GridError or RegridError on all ranks. Collective."""
+    def set_grid(self, grid: "HostGrid | Callable[[], HostGrid]") -> None:
+        """Take this rank's host cells (none is normal), once. Collective.
+
+        A function that makes them may be given instead: what it raises then reaches every rank. Raises GridError or
+        RegridError on every rank alike.
+        """
         comm = self._alive()
-        comm.together(self._refuse_second_grid)
-        self._domain = Domain.build(comm, self.emulator, self.config.regrid, grid)
+        own = comm.together(lambda: self._first_grid(grid))
+        self._domain = Domain.build(comm, self.emulator, self.config.regrid, own)
 
     def put(self, name: str, values: ArrayLike) -> None:
         """Hand over one class of the state, (n,) fractions in the order of `set_grid`; judged in `step`. Local."""
@@ -224,9 +228,10 @@ class Component:
                 f"step({year}): expected a year {word} {last}, the last one (time: {self.config.time})"
             )
 
-    def _refuse_second_grid(self) -> None:
+    def _first_grid(self, grid: "HostGrid | Callable[[], HostGrid]") -> HostGrid:
         if self._domain is not None:
             raise UsageError("set_grid was already called; make another component for another grid")
+        return grid if isinstance(grid, HostGrid) else grid()
 
     def _alive(self) -> Communicator:
         if self._comm is None:

@@ -122,7 +122,7 @@ class Config(Section):
 
     @classmethod
     def parse(cls, text: str, folder: Path, source: str = "configuration") -> "Config":
-        """Validate YAML text; relative paths refer to `folder`. Raises ConfigError with the key and the nearest known one."""
+        """Validate YAML text; relative paths refer to `folder`. ConfigError names the key and the nearest one."""
         try:
             tree = yaml.safe_load(text)
         except yaml.YAMLError as error:

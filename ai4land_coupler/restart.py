@@ -19,7 +19,7 @@ IDENTITY = ("emulator", "legend", "host_grid", "constraint", "weights")
 
 @dataclass(frozen=True, eq=False)
 class Restart:
-    """state (K, n_host) float64 of `year` in order of cell id; digest: SHA-256 of the year's fields; identity: hashes."""
+    """state (K, n_host) of `year` in order of cell id; digest: SHA-256 of the year's fields; identity: hashes."""
 
     year: int
     state: NDArray[np.float64]

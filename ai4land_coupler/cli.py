@@ -1,0 +1,141 @@
+"""The command line, `ai4land`; each command imports what it needs when it runs."""
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ai4land_coupler import __version__
+from ai4land_coupler.errors import CouplerError
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help=__doc__.splitlines()[0], pretty_exceptions_enable=False
+)
+
+
+def ending_well(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn a CouplerError into its message on stderr and its status as exit code."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except CouplerError as error:
+            print(f"ai4land: {error}", file=sys.stderr)
+            raise typer.Exit(int(error.status)) from error
+
+    return wrapped
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Land-use emulator plugin for Earth system models."""
+
+
+@app.command()
+@ending_well
+def run(
+    config: Annotated[Path, typer.Argument(help="Configuration (YAML).")],
+    states: Annotated[Path, typer.Argument(help="netCDF of coarse states: a variable a class on time, lat, lon.")],
+    first: Annotated[int | None, typer.Option(help="First year; the file's first where left out.")] = None,
+    last: Annotated[int | None, typer.Option(help="Last year; the file's last where left out.")] = None,
+    restart_from: Annotated[Path | None, typer.Option(help="Restart to go on from.")] = None,
+    restart_to: Annotated[Path | None, typer.Option(help="Restart to write at the end.")] = None,
+) -> None:
+    """Drive the plugin with a file of coarse states instead of a host; under mpirun too."""
+    from ai4land_coupler import driver
+
+    driver.run(config, states, restart_from, restart_to, first, last)
+
+
+@app.command()
+@ending_well
+def info(
+    emulator: Annotated[str, typer.Argument(help="Shipped name or folder; all shipped where left out.")] = "",
+) -> None:
+    """Say what an emulator is: legend, grids, network, training and scores."""
+    from ai4land_coupler import describe
+
+    describe.emulators(emulator)
+
+
+@app.command()
+@ending_well
+def doctor() -> None:
+    """Check what works on this machine, what is missing, and how to mend it; exit code 1 where something must be."""
+    from ai4land_coupler import describe, doctor
+
+    raise typer.Exit(describe.findings(doctor.examine()))
+
+
+@app.command()
+@ending_well
+def plot(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run: ai4land_YYYY.nc.")],
+    out: Annotated[Path | None, typer.Option(help="Where the PNGs go; the folder itself where left out.")] = None,
+    region: Annotated[str | None, typer.Option(help="lon0,lon1,lat0,lat1 of the regional maps.")] = None,
+) -> None:
+    """Draw maps of a run: coarse state beside fine map, before and after, for a region and the globe."""
+    from ai4land_coupler import plot
+
+    for path in plot.plot_run(folder, out or folder, _box(region)):
+        print(path)
+
+
+@app.command()
+@ending_well
+def train(config: Annotated[Path, typer.Argument(help="Training configuration (YAML).")]) -> None:
+    """Train an emulator."""
+    from ai4land_coupler.training import loop
+
+    loop.train(config)
+
+
+@app.command()
+@ending_well
+def evaluate(
+    emulator: Annotated[str, typer.Option(help="Shipped name or folder.")] = "igbp-0p05",
+    region: Annotated[str, typer.Option(help="south-america, or lon0,lon1,lat0,lat1.")] = "south-america",
+    json: Annotated[Path | None, typer.Option(help="Write the scores as JSON.")] = None,
+    maps: Annotated[Path | None, typer.Option(help="Write the maps that are scored as netCDF.")] = None,
+) -> None:
+    """Score an emulator on the map of its base year beside majority fill and random placement."""
+    from ai4land_coupler.training import evaluate as scoring
+
+    scoring.evaluate(emulator, region, json, maps)
+
+
+@app.command()
+@ending_well
+def config(
+    cflags: Annotated[bool, typer.Option("--cflags", help="Flags for a C or C++ compiler.")] = False,
+    fflags: Annotated[bool, typer.Option("--fflags", help="Flags for a Fortran compiler.")] = False,
+    libs: Annotated[bool, typer.Option("--libs", help="Flags for the linker, run path included.")] = False,
+) -> None:
+    """Print what a compiler needs to build a host against the plugin."""
+    from ai4land_coupler import buildinfo
+
+    print(buildinfo.flags(cflags=cflags, fflags=fflags, libs=libs))
+
+
+def _box(region: str | None) -> tuple[float, float, float, float] | None:
+    if region is None:
+        return None
+    try:
+        west, east, south, north = (float(part) for part in region.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"expected lon0,lon1,lat0,lat1, got {region!r}") from error
+    return west, east, south, north
