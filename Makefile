@@ -99,7 +99,7 @@ $(VENV)/.test: $(VENV)/.demo
 $(VENV)/.library: $(wildcard bindings/* fortran_shim/* fortran_shim/*/*) $(VENV)/.demo
 	@echo "== C library and Fortran module"
 	@{ cmake -S fortran_shim -B $(BUILD)/library -DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFIX=$(abspath $(VENV)) \
-	  -DPython3_EXECUTABLE=$(abspath $(BIN)/python) && cmake --build $(BUILD)/library && \
+	  -DPython=$(abspath $(BIN)/python) && cmake --build $(BUILD)/library && \
 	  cmake --install $(BUILD)/library; } $(call logged,library)
 	@touch $@
 

@@ -1,0 +1,279 @@
+"""Exact overlaps where every host cell is a latitude-longitude rectangle.
+
+The overlap of two rectangles is R^2 (lambda_2 - lambda_1) (sin phi_2 - sin phi_1) on the sphere, exact for edges that
+are parallels and meridians. Corners that agree within what real32 can hold are taken for one: every edge value of the
+grid goes into a sorted list, values closer than the tolerance become one value of that list, and all cells use the
+list. Neighbours therefore share their edges bit for bit, with neither overlap nor gap.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ai4land_coupler.errors import GridError, RegridError
+from ai4land_coupler.grids import EARTH_RADIUS, HostGrid, RegularGrid, wrap_longitude
+from ai4land_coupler.regrid.overlap import Overlap
+
+Float = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+EDGE_TOLERANCE = 4e-5
+"""Degrees within which two corners can be one edge: real32 holds longitudes to 360 within 1.5e-5."""
+
+EDGE_TOLERANCE_OF_CELL = 1e-3
+"""The same as a share of the cell's width and height, which bounds it for cells below 0.04 degrees."""
+
+NOISE = 1e-11
+"""Degrees within which an edge of a host cell is the grid line beside it: what double precision loses."""
+
+OVERLAP_TOLERANCE = 1e-4
+"""Share of a host cell that another may cover before the grid is refused."""
+
+_BLOCK = 1 << 19
+_TURN = 1000.0
+
+
+@dataclass(frozen=True, eq=False)
+class Rectangles:
+    """Cells between parallels and meridians, each (n,) float64, degrees: west in [-180, 180), 0 < east - west <= 360."""
+
+    south: Float
+    north: Float
+    west: Float
+    east: Float
+
+    def area(self) -> Float:
+        """R^2 dlon (sin north - sin south), m2."""
+        return EARTH_RADIUS**2 * np.radians(self.east - self.west) * band(self.south, self.north)
+
+
+def band(south: Float, north: Float) -> Float:
+    """sin(north) - sin(south) of latitudes in degrees, without the cancellation of the difference."""
+    return 2 * np.cos(np.radians(0.5 * (north + south))) * np.sin(np.radians(0.5 * (north - south)))
+
+
+def is_rectangle(lon: Float, lat: Float) -> NDArray[np.bool_]:
+    """Which cells (n,) are latitude-longitude rectangles, from corners (n, nvertex) in degrees.
+
+    Four corners in either winding and any turn of longitude, any of them repeated; at a pole any longitude will do.
+    """
+    return _corners(lon, lat)[0]
+
+
+def rectangles(lon: Float, lat: Float) -> Rectangles:
+    """The cells as rectangles with shared edges; only for corners that `is_rectangle` accepts."""
+    _, south, north, west, width = _corners(lon, lat)
+    if not len(lon):
+        return Rectangles(south, north, west, west)
+    n, everywhere = len(lon), np.zeros(2 * len(lon) + 2, dtype=np.int64)
+    tolerance = min(EDGE_TOLERANCE, EDGE_TOLERANCE_OF_CELL * (north - south).min())
+    parallels = _merge(np.concatenate([south, north, [-90.0, 90.0]]), everywhere, tolerance)
+    south, north = parallels[:n], parallels[n : 2 * n]
+    # Meridians are shared within a row of cells; rows of a reduced grid have edges of their own, however close.
+    row = _rows_of(south, north)[2]
+    tolerance = min(EDGE_TOLERANCE, EDGE_TOLERANCE_OF_CELL * width.min())
+    edges = _merge(wrap_longitude(np.concatenate([west, west + width])), np.tile(row, 2), tolerance)
+    edges[np.abs(np.abs(edges) - 180.0) <= tolerance] = -180.0
+    west, east = edges[:n], edges[n:]
+    return Rectangles(south, north, west, np.where(east <= west, east + 360.0, east))
+
+
+def _corners(lon: Float, lat: Float) -> tuple[NDArray[np.bool_], Float, Float, Float, Float]:
+    """(accepted, south, north, west, width) of each cell, (n,) each; the numbers are unsnapped."""
+    south, north = lat.min(1), lat.max(1)
+    pole = np.abs(lat) > 90.0 - 1e-9
+    reference = np.take_along_axis(lon, np.argmin(np.abs(lat), axis=1)[:, None], 1)
+    turn = lon - reference
+    full = (np.where(pole, reference, lon).max(1) - np.where(pole, reference, lon).min(1)) > 360.0 - EDGE_TOLERANCE
+    turn = np.where(full[:, None], turn, wrap_longitude(turn))
+    turn = np.where(pole, np.nan, turn)
+    with np.errstate(invalid="ignore"):
+        low, high = np.nanmin(np.where(pole, np.inf, turn), 1), np.nanmax(np.where(pole, -np.inf, turn), 1)
+    width, height = high - low, north - south
+    tol_lon = np.minimum(EDGE_TOLERANCE, EDGE_TOLERANCE_OF_CELL * width)[:, None]
+    tol_lat = np.minimum(EDGE_TOLERANCE, EDGE_TOLERANCE_OF_CELL * height)[:, None]
+    with np.errstate(invalid="ignore"):
+        at_south, at_north = np.abs(lat - south[:, None]) <= tol_lat, np.abs(lat - north[:, None]) <= tol_lat
+        at_west, at_east = np.abs(turn - low[:, None]) <= tol_lon, np.abs(turn - high[:, None]) <= tol_lon
+    on_corner = (at_south | at_north) & (at_west | at_east | pole)
+    every = np.ones(len(lon), dtype=bool)
+    for row in (at_south, at_north):
+        row_is_pole = (row & pole).any(1)
+        every &= row_is_pole | ((row & at_west).any(1) & (row & at_east).any(1))
+    # A step from one corner to the next runs along an edge: it never changes both, except at a pole.
+    moves_lat = at_south != np.roll(at_south, -1, 1)
+    moves_lon = (at_west != np.roll(at_west, -1, 1)) & ~pole & ~np.roll(pole, -1, 1)
+    simple = on_corner.all(1) & every & ~(moves_lat & moves_lon).any(1)
+    accepted = simple & (width > 0) & (height > 0) & ((width < 180.0) | full)
+    first = (reference[:, 0] + low) if len(lon) else low
+    return accepted, south, north, wrap_longitude(first), np.where(full, 360.0, width)
+
+
+def _merge(values: Float, group: Index, tolerance: float) -> Float:
+    """Values of one group that lie closer than the tolerance replaced by the middle one of them."""
+    order = np.lexsort((values, group))
+    ranked, of = values[order], group[order]
+    first = np.flatnonzero(np.r_[True, (np.diff(ranked) > tolerance) | (np.diff(of) != 0)])
+    count = np.diff(np.append(first, ranked.size))
+    merged = np.empty_like(values)
+    merged[order] = np.repeat(ranked[first + (count - 1) // 2], count)
+    return merged
+
+
+class LatLonEngine:
+    """Overlaps with host cells that are all latitude-longitude rectangles."""
+
+    name = "latlon"
+
+    def __init__(self, host: HostGrid) -> None:
+        accepted, south, north, _, width = _corners(host.vertex_lon, host.vertex_lat)
+        _refuse_empty(host, width * (north - south))
+        bad = np.flatnonzero(~accepted)
+        if bad.size:
+            raise RegridError(
+                f"regrid.engine is latlon but host cell {int(host.cell_id[bad[0]])} is no latitude-longitude rectangle "
+                f"(corners lon {host.vertex_lon[bad[0]].tolist()}, lat {host.vertex_lat[bad[0]].tolist()}; "
+                f"{bad.size} such cells in all); use regrid.engine: auto"
+            )
+        self._host = rectangles(host.vertex_lon, host.vertex_lat)
+        self._rows = _Rows.of(self._host)
+        _refuse_overlaps(host, self._host, self._rows)
+
+    def coarse(self, coarse: RegularGrid) -> Overlap:
+        """Overlap areas of all cells of a regular grid (rows) with the host cells (columns)."""
+        return self.fine(coarse, np.arange(coarse.size, dtype=np.int64))
+
+    def fine(self, fine: RegularGrid, cells: Index) -> Overlap:
+        """Overlap areas of some cells of a regular grid (rows, in the order of `cells`) with the host cells."""
+        triplets = [
+            self._block(fine, np.asarray(cells[first : first + _BLOCK], dtype=np.int64), first)
+            for first in range(0, len(cells), _BLOCK)
+        ]
+        row, col, area = (np.concatenate(part) for part in zip(*triplets, strict=True)) if triplets else ([], [], [])
+        return Overlap.from_triplets(row, col, area, len(cells), self._host.south.size)
+
+    def _block(self, grid: RegularGrid, cells: Index, first: int) -> tuple[Index, Index, Float]:
+        row, column = np.divmod(cells, grid.nlon)
+        south, north, west, east = grid.lat_edges[:-1], grid.lat_edges[1:], grid.lon_edges[:-1], grid.lon_edges[1:]
+        cell, segment, host_row = self._rows.find(south, north, row, west[column], east[column])
+        rows = self._rows
+        bands = grid.area_rows / np.radians(360.0 / grid.nlon) / EARTH_RADIUS**2
+        height = _overlap_bands(rows.south[host_row], rows.north[host_row], grid.lat_edges, row[cell], bands)
+        width = _overlap_lengths(rows.west[segment], rows.east[segment], grid.lon_edges, column[cell], 360.0 / grid.nlon)
+        area = EARTH_RADIUS**2 * np.radians(width) * height
+        kept = (width > 0) & (height > 0)
+        return cell[kept] + first, rows.host[segment[kept]], area[kept]
+
+
+def _overlap_bands(south: Float, north: Float, edges: Float, row: Index, whole: Float) -> Float:
+    """sin north - sin south of what host rows and grid rows share; exactly the grid's where the row lies inside."""
+    low, high = edges[row], edges[row + 1]
+    covered = (south <= low + NOISE) & (north >= high - NOISE)
+    bottom = np.where(south <= low + NOISE, low, np.where(south >= high - NOISE, high, south))
+    top = np.where(north >= high - NOISE, high, np.where(north <= low + NOISE, low, north))
+    return np.where(covered, whole[row], band(bottom, np.maximum(top, bottom)))
+
+
+def _overlap_lengths(west: Float, east: Float, edges: Float, column: Index, whole: float) -> Float:
+    """Degrees of longitude that host segments and grid columns share."""
+    low, high = edges[column], edges[column + 1]
+    covered = (west <= low + NOISE) & (east >= high - NOISE)
+    left = np.where(west <= low + NOISE, low, np.where(west >= high - NOISE, high, west))
+    right = np.where(east >= high - NOISE, high, np.where(east <= low + NOISE, low, east))
+    return np.where(covered, whole, np.maximum(right - left, 0.0))
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Host cells by rows: cells with the same parallels, in order of longitude, cut at 180.
+
+    south, north (n_rows,), sorted by south; west, east, row, host (n_segments,), sorted by (row, west).
+    """
+
+    south: Float
+    north: Float
+    west: Float
+    east: Float
+    row: Index
+    host: Index
+
+    @classmethod
+    def of(cls, cells: Rectangles) -> "_Rows":
+        south, north, row = _rows_of(cells.south, cells.north)
+        over = np.flatnonzero(cells.east > 180.0)
+        west = np.concatenate([cells.west, np.full(over.size, -180.0)])
+        east = np.concatenate([np.minimum(cells.east, 180.0), cells.east[over] - 360.0])
+        host = np.concatenate([np.arange(row.size), over])
+        row = row[host]
+        order = np.lexsort((host, west, row))
+        return cls(south, north, west[order], east[order], row[order], host[order])
+
+    def find(
+        self, south: Float, north: Float, row: Index, west: Float, east: Float
+    ) -> tuple[Index, Index, Index]:
+        """(query, segment, host row) of every pair that may overlap.
+
+        Queries are rectangles with parallels south[row], north[row] and meridians west, east in [-180, 180].
+        """
+        meets = (self.south < north[:, None] - NOISE) & (self.north > south[:, None] + NOISE)
+        query_row, host_row = np.nonzero(meets)
+        first = np.searchsorted(query_row, row, "left")
+        query, band_of = _expand(first, np.searchsorted(query_row, row, "right") - first)
+        at = host_row[band_of]
+        key = at * _TURN
+        begin = np.searchsorted(self.row * _TURN + self.east, key + west[query] - 1e-6, "left")
+        end = np.searchsorted(self.row * _TURN + self.west, key + east[query] + 1e-6, "right")
+        pair, segment = _expand(begin, end - begin)
+        return query[pair], segment, at[pair]
+
+
+def _rows_of(south: Float, north: Float) -> tuple[Float, Float, Index]:
+    """Distinct pairs (south, north), ascending, and which of them each cell has."""
+    low, at_low = np.unique(south, return_inverse=True)
+    high, at_high = np.unique(north, return_inverse=True)
+    pair, row = np.unique(at_low * high.size + at_high, return_inverse=True)
+    return low[pair // high.size], high[pair % high.size], row
+
+
+def _expand(first: Index, count: Index) -> tuple[Index, Index]:
+    """(i, first[i] + j) for every j < count[i], in order."""
+    count = np.maximum(count, 0)
+    item = np.repeat(np.arange(count.size), count)
+    return item, first[item] + np.arange(item.size) - np.repeat(np.cumsum(count) - count, count)
+
+
+def _refuse_empty(host: HostGrid, extent: Float) -> None:
+    empty = np.flatnonzero(~(extent > 0))
+    if empty.size:
+        cell = int(host.cell_id[empty[0]])
+        raise GridError(f"host cell {cell} has no area: its corners lie on one line ({empty.size} such cells in all)")
+
+
+def _refuse_overlaps(host: HostGrid, cells: Rectangles, rows: _Rows) -> None:
+    """GridError where two host cells share more than OVERLAP_TOLERANCE of the smaller one."""
+    area = cells.area()
+
+    def refuse(a: int, b: int, shared: float) -> None:
+        if shared > OVERLAP_TOLERANCE * min(area[a], area[b]):
+            first, second = sorted((int(host.cell_id[a]), int(host.cell_id[b])))
+            raise GridError(
+                f"host cells {first} and {second} overlap by {shared / 1e6:.6g} km2, "
+                f"{shared / min(area[a], area[b]):.2g} of the smaller one; host cells must not overlap"
+            )
+
+    beside = (np.diff(rows.row) == 0) & (rows.west[1:] < rows.east[:-1])
+    for i in np.flatnonzero(beside):
+        a, b = rows.host[i], rows.host[i + 1]
+        length = min(rows.east[i], rows.east[i + 1]) - rows.west[i + 1]
+        if a != b:
+            refuse(a, b, EARTH_RADIUS**2 * np.radians(length) * float(band(cells.south[a], cells.north[a])))
+    query, segment, at = rows.find(rows.south, rows.north, rows.row, rows.west, rows.east)
+    other = at != rows.row[query]
+    query, segment = query[other], segment[other]
+    a, b = rows.host[query], rows.host[segment]
+    length = np.minimum(rows.east[query], rows.east[segment]) - np.maximum(rows.west[query], rows.west[segment])
+    south, north = np.maximum(cells.south[a], cells.south[b]), np.minimum(cells.north[a], cells.north[b])
+    shared = EARTH_RADIUS**2 * np.radians(np.maximum(length, 0)) * np.maximum(band(south, north), 0)
+    for i in np.flatnonzero(shared > OVERLAP_TOLERANCE * np.minimum(area[a], area[b])):
+        refuse(a[i], b[i], float(shared[i]))

@@ -1,0 +1,89 @@
+"""The sparse matrix of overlap areas between two sets of cells, and its ordered sums."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ai4land_coupler.errors import RegridError
+
+
+@dataclass(frozen=True, eq=False)
+class Overlap:
+    """Areas shared by target cells (rows) and source cells (columns).
+
+    row, col (nnz,) int64, strictly ascending by (row, col); area (nnz,) float64, m2, finite and above 0.
+    Sums run over the entries of a row in the order of col, whatever other rows there are, so a row's result never
+    depends on which process holds it. Raises RegridError where the arrays are no such matrix.
+    """
+
+    row: NDArray[np.int64]
+    col: NDArray[np.int64]
+    area: NDArray[np.float64]
+    n_row: int
+    n_col: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "row", np.ascontiguousarray(self.row, dtype=np.int64))
+        object.__setattr__(self, "col", np.ascontiguousarray(self.col, dtype=np.int64))
+        object.__setattr__(self, "area", np.ascontiguousarray(self.area, dtype=np.float64))
+        _check_triplets(self.row, self.col, self.area, self.n_row, self.n_col)
+        if not (self.area > 0).all():
+            raise RegridError(f"overlap areas must be above 0, got {self.area.min()}")
+        if self.row.size and not (np.diff(self.row * self.n_col + self.col) > 0).all():
+            raise RegridError("overlap entries must be sorted by (row, col) without repetition; use from_triplets")
+
+    @classmethod
+    def from_triplets(cls, row: ArrayLike, col: ArrayLike, area: ArrayLike, n_row: int, n_col: int) -> "Overlap":
+        """Entries in any order: sorted here, repeated ones summed in the order given, zeros dropped."""
+        row = np.asarray(row, dtype=np.int64)
+        col = np.asarray(col, dtype=np.int64)
+        area = np.asarray(area, dtype=np.float64)
+        _check_triplets(row, col, area, n_row, n_col)
+        key = row * n_col + col
+        if key.size and not (np.diff(key) > 0).all():
+            order = np.argsort(key, kind="stable")
+            key, first = np.unique(key[order], return_index=True)
+            area = np.add.reduceat(area[order], first)
+        kept = area != 0
+        key, area = key[kept], area[kept]
+        return cls(key // n_col, key % n_col, area, n_row, n_col) if key.size else cls(key, key, area, n_row, n_col)
+
+    @cached_property
+    def _segments(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rows that have entries, and where each one's entries start."""
+        start = np.flatnonzero(np.diff(self.row, prepend=-1))
+        return self.row[start], start
+
+    def apply(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Sum of area times x over each row: x (K, n_col) -> (K, n_row), float64, in units of x times m2."""
+        x = np.asarray(x, dtype=np.float64)
+        if x.ndim != 2 or x.shape[1] != self.n_col:
+            raise RegridError(f"expected fields of shape (K, {self.n_col}), got {x.shape}")
+        y = np.zeros((x.shape[0], self.n_row))
+        rows, start = self._segments
+        if start.size:
+            for field, out in zip(x, y, strict=True):
+                out[rows] = np.add.reduceat(self.area * field[self.col], start)
+        return y
+
+    def row_sum(self) -> NDArray[np.float64]:
+        """Area of each row's cell that is covered, shape (n_row,), m2."""
+        return self.apply(np.ones((1, self.n_col)))[0]
+
+    def col_sum(self) -> NDArray[np.float64]:
+        """Area of each column's cell that is covered, shape (n_col,), m2, summed in the order of row."""
+        return np.bincount(self.col, weights=self.area, minlength=self.n_col)
+
+
+def _check_triplets(
+    row: NDArray[np.int64], col: NDArray[np.int64], area: NDArray[np.float64], n_row: int, n_col: int
+) -> None:
+    if row.ndim != 1 or row.shape != col.shape or row.shape != area.shape:
+        raise RegridError(f"row, col and area must be vectors of one length, got {row.shape} {col.shape} {area.shape}")
+    for name, index, n in (("row", row, n_row), ("col", col, n_col)):
+        if index.size and not (index.min() >= 0 and index.max() < n):
+            raise RegridError(f"overlap {name} must be in 0..{n - 1}, got {index.min()}..{index.max()}")
+    if not np.isfinite(area).all() or (area < 0).any():
+        raise RegridError("overlap areas must be finite and not negative")

@@ -1,0 +1,313 @@
+"""The training loop: closed cross-entropy on random crops, averaged weights, checkpoints, an emulator folder.
+
+    python -m ai4land_coupler.training.loop CONFIG            train, going on from a checkpoint if there is one
+    python -m ai4land_coupler.training.loop CONFIG --package  only write the emulator from the last checkpoint
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ai4land_coupler.errors import ConfigError
+from ai4land_coupler.features import Channel
+from ai4land_coupler.training.dataset import (
+    CLASSES, FINE, MARGIN, SOUTH_AMERICA, Batch, Box, Crops, Draft, global_statics, perturb, statistics,
+)  # fmt: skip
+from ai4land_coupler.unet import UNet, UNetConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run; paths are relative to the configuration file."""
+
+    name: str
+    data: Path  # what `rebuild` wrote
+    work: Path  # checkpoints, log, cached statics
+    emulator: Path  # the folder to write
+    widths: tuple[int, int, int] = (48, 96, 192)
+    seed: int = 1
+    steps: int = 3000
+    batch: int = 4
+    learning_rate: float = 2e-3
+    warmup: int = 150
+    weight_decay: float = 0.02
+    average: float = 0.998  # decay of the averaged weights
+    drop: float = 0.1
+    noise: float = 0.1
+    resolutions: tuple[float, float, float] = (0.6, 0.2, 0.2)  # shares of 0.5, 1 and 2 degree inputs
+    threads: int = 2
+    validate_every: int = 500
+    checkpoint_every: int = 200
+    withheld: tuple[Box, ...] = ()
+    rim: int = 48
+
+    def __post_init__(self) -> None:
+        if abs(sum(self.resolutions) - 1) > 1e-9 or self.steps < self.warmup:
+            raise ConfigError(f"expected resolutions that sum to 1 and steps >= warmup, got {self}")
+
+    @classmethod
+    def read(cls, path: Path) -> TrainConfig:
+        """Return the configuration in a YAML file."""
+        entries = yaml.safe_load(path.read_text())
+        unknown = set(entries) - {field.name for field in fields(cls)}
+        if unknown:
+            raise ConfigError(f"{path}: unknown entries {sorted(unknown)}")
+        for key in ("data", "work", "emulator"):
+            entries[key] = (path.parent / entries[key]).resolve()
+        entries["withheld"] = tuple(Box(*box) for box in entries.get("withheld", ()))
+        for key in ("widths", "resolutions"):
+            if key in entries:
+                entries[key] = tuple(entries[key])
+        return cls(**entries)
+
+
+def closing_offset(logits: Tensor, area: Tensor, totals: Tensor, iterations: int = 25) -> Tensor:
+    """Return b (C, K) with sum_i a_i softmax(z + b)_ik close to F_k sum_i a_i, without gradient.
+
+    Iterative proportional fitting in the exponentials of z (C, K, n): two products a pass, enough for training;
+    what ships is closed by `constraint.close`.
+    """
+    with torch.no_grad():
+        share = area / area.sum(1, keepdim=True)
+        present = totals > 0
+        z = logits.masked_fill(~present[:, :, None], -torch.inf)
+        e = (z - z.amax(1, keepdim=True)).clamp_(min=-20).exp_() * present[:, :, None]
+        scale = present.float()
+        for _ in range(iterations):
+            norm = torch.bmm(scale[:, None], e)[:, 0]  # (C, n)
+            mean = torch.bmm(e, (share / norm)[:, :, None])[:, :, 0] * scale
+            scale = scale * torch.where(present, totals / mean.clamp(min=1e-30), 0.0)
+            scale = scale / scale.amax(1, keepdim=True)
+        return torch.where(present, scale.clamp(min=1e-30).log(), -1e9)
+
+
+def to_cells(values: Tensor, size: int) -> Tensor:
+    """Rearrange (B, K, M, M) to (B (M / size)^2, K, size^2)."""
+    b, k, m, _ = values.shape
+    n = m // size
+    return values.reshape(b, k, n, size, n, size).permute(0, 2, 4, 1, 3, 5).reshape(b * n * n, k, size * size)
+
+
+def closed_loss(logits: Tensor, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    """Return the area-weighted closed cross-entropy of a batch and sums for its scores.
+
+    The gradient of -sum_i w_i log softmax(z_i + b)_y with b held fixed is w (p - y). Each crop has the
+    weight 1 / B.
+    """
+    labels, weights = torch.from_numpy(batch.labels), torch.from_numpy(batch.weights)
+    weights = weights / weights.sum((1, 2), keepdim=True).clamp(min=1e-6) / len(weights)
+    z = to_cells(logits, batch.size)
+    y = to_cells(labels[:, None].long(), batch.size)[:, 0]
+    w = to_cells(weights[:, None], batch.size)[:, 0]
+    area = to_cells(torch.from_numpy(batch.area)[:, None], batch.size)[:, 0]
+    totals = torch.from_numpy(batch.totals).flatten(2).transpose(1, 2).reshape(-1, CLASSES)
+    used = torch.nonzero(w.sum(1) > 0)[:, 0]
+    z, y, w, area, totals = (part[used] for part in (z, y, w, area, totals))
+    b = closing_offset(z, area, totals)
+    log_p = torch.log_softmax(z + b[:, :, None], dim=1)
+    index = (y - 1).clamp(min=0)[:, None]
+    chosen = log_p.gather(1, index)[:, 0]
+    loss = -(w * chosen).sum()
+    with torch.no_grad():
+        majority = totals.argmax(1)[:, None]
+        scores = {
+            "weight": w.sum(),
+            "loss": loss,
+            "argmax": (w * (log_p.argmax(1) == index[:, 0])).sum(),
+            "majority": (w * (majority == index[:, 0])).sum(),
+            "drawn": (w * chosen.exp()).sum(),
+            "random": (w * totals.gather(1, index[:, 0])).sum(),
+        }
+    return loss, {name: float(value.detach()) for name, value in scores.items()}
+
+
+class Training:
+    """State of a run: network, optimiser, averaged network, step, log."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        torch.manual_seed(config.seed)
+        torch.set_num_threads(config.threads)
+        self.config = config
+        classes = np.load(config.data / "training.npz")["label"]
+        config.work.mkdir(parents=True, exist_ok=True)
+        self.channels, statics = prepare(config, classes)
+        self.crops = Crops(statics, classes.copy(), (SOUTH_AMERICA,), config.withheld, config.rim)
+        self.net = UNet(UNetConfig(len(self.channels), CLASSES, config.widths), normalise=True)
+        self.net.to(memory_format=torch.channels_last)
+        decayed = [p for p in self.net.parameters() if p.ndim > 1]
+        plain = [p for p in self.net.parameters() if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        self.optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
+        self.average = torch.optim.swa_utils.AveragedModel(
+            self.net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.average), use_buffers=True
+        )
+        self.step, self.seconds = 0, 0.0
+        self.log: list[dict[str, Any]] = []
+        if self.checkpoint.exists():
+            self.resume()
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the state is kept."""
+        return self.config.work / "checkpoint.pt"
+
+    def save(self) -> None:
+        """Write the state aside and rename it."""
+        state = {name: getattr(self, name).state_dict() for name in ("net", "optimiser", "average")}
+        aside = self.checkpoint.with_suffix(".part")
+        torch.save(state | {"step": self.step, "seconds": self.seconds, "log": self.log}, aside)
+        aside.replace(self.checkpoint)
+        (self.config.work / "log.json").write_text(json.dumps(self.log, indent=1))
+
+    def resume(self) -> None:
+        """Read the state."""
+        state = torch.load(self.checkpoint, weights_only=True)
+        for name in ("net", "optimiser", "average"):
+            getattr(self, name).load_state_dict(state[name])
+        self.step, self.seconds, self.log = state["step"], state["seconds"], state["log"]
+
+    def rate(self) -> float:
+        """Return the learning rate of this step: linear warm-up, then a cosine to 1 % of the top."""
+        c = self.config
+        if self.step < c.warmup:
+            return c.learning_rate * (self.step + 1) / c.warmup
+        done = (self.step - c.warmup) / max(c.steps - c.warmup, 1)
+        return c.learning_rate * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * done)))
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the batches of the remaining steps, each from its own seed, made one ahead in a thread."""
+        origins = self.crops.origins(self.crops.trained)
+
+        def make(step: int) -> Batch:
+            rng = np.random.default_rng([self.config.seed, step])
+            blocks = int(rng.choice((1, 2, 4), p=self.config.resolutions))
+            batch = self.crops.random(rng, self.config.batch, origins, blocks)
+            perturb(batch.inputs, rng, self.config.drop, self.config.noise)
+            return batch
+
+        with ThreadPoolExecutor(1) as pool:
+            ahead = pool.submit(make, self.step)
+            for step in range(self.step, self.config.steps):
+                batch = ahead.result()
+                ahead = pool.submit(make, step + 1)
+                yield batch
+
+    def learn(self, batch: Batch) -> dict[str, float]:
+        """Take one step."""
+        self.net.train()
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate()
+        logits = self.net(torch.from_numpy(batch.inputs))[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN]
+        loss, scores = closed_loss(logits, batch)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
+        self.optimiser.step()
+        self.average.update_parameters(self.net)
+        self.step += 1
+        return scores
+
+    def validate(self) -> dict[str, float]:
+        """Score the averaged network on the withheld blocks with 0.5 degree inputs, one to a crop set."""
+        net = self.average.module.folded()
+        scores: dict[str, float] = {}
+        for box in self.config.withheld:
+            mask = np.zeros(self.crops.trained.shape, bool)
+            mask[box.rows(FINE), box.cols(FINE)] = True
+            for corner in self._covering(box):
+                batch = self.crops.batch(np.array([corner]), 1, mask)
+                share = float(batch.weights.sum())
+                if share == 0:
+                    continue
+                with torch.inference_mode():
+                    logits = net(torch.from_numpy(batch.inputs))[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN]
+                    _, part = closed_loss(logits, batch)
+                for name, value in part.items():
+                    scores[name] = scores.get(name, 0.0) + value * share
+        weight = scores.pop("weight")
+        return {name: value / weight for name, value in scores.items()}
+
+    @staticmethod
+    def _covering(box: Box) -> list[tuple[int, int]]:
+        """Corners of interiors that cover a box without overlap."""
+        rows, cols = box.rows(FINE), box.cols(FINE)
+        return [
+            (row, col)
+            for row in range(rows.start // 40 * 40, rows.stop, 200)
+            for col in range(cols.start // 40 * 40, cols.stop, 200)
+        ]
+
+
+def prepare(config: TrainConfig, classes: NDArray[np.uint8]) -> tuple[tuple[Channel, ...], NDArray[np.float16]]:
+    """Return the channels with their statistics and the static fields of the globe, cached in the work folder."""
+    kept, described = config.work / "statics.npy", config.work / "channels.json"
+    if kept.exists() and described.exists():
+        channels = tuple(Channel(**entry) for entry in json.loads(described.read_text()))
+        return channels, np.load(kept)
+    trained = np.ones(classes.shape, bool)
+    for box in (SOUTH_AMERICA, *config.withheld):
+        trained[box.rows(FINE, config.rim), box.cols(FINE, config.rim)] = False
+    channels = statistics(config.data, classes, trained)
+    statics = global_statics(Draft(config.data, channels, classes))
+    np.save(kept, statics)
+    described.write_text(json.dumps([asdict(channel) for channel in channels]))
+    return channels, statics
+
+
+def train(config_path: str | Path) -> Path:
+    """Train as the YAML file says, write the emulator folder and return its path."""
+    from ai4land_coupler.training.package import write_emulator
+
+    state = Training(TrainConfig.read(Path(config_path)))
+    recent: list[dict[str, float]] = []
+    start = time.perf_counter()
+    for batch in state.batches():
+        recent.append(state.learn(batch))
+        now = time.perf_counter()
+        state.seconds, start = state.seconds + now - start, now
+        if state.step % 50 == 0:
+            _report(state, recent)
+            recent = []
+        if state.step % state.config.validate_every == 0:
+            state.log.append({"step": state.step, "withheld": state.validate()})
+            print(json.dumps(state.log[-1]), flush=True)
+        if state.step % state.config.checkpoint_every == 0 or state.step == state.config.steps:
+            state.save()
+    return write_emulator(state)
+
+
+def _report(state: Training, recent: list[dict[str, float]]) -> None:
+    mean = {name: round(float(np.mean([scores[name] for scores in recent])), 4) for name in recent[0]}
+    state.log.append({"step": state.step, "seconds": round(state.seconds, 1), "rate": state.rate()} | mean)
+    print(json.dumps(state.log[-1]), flush=True)
+
+
+def main() -> None:
+    """Run from the command line."""
+    from ai4land_coupler.training.package import write_emulator
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--package", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.package:
+        print(write_emulator(Training(TrainConfig.read(arguments.config))))
+    else:
+        print(train(arguments.config))
+
+
+if __name__ == "__main__":
+    main()
