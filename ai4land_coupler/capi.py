@@ -4,16 +4,13 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-import mpi4py
 import numpy as np
 from numpy.typing import NDArray
 
-mpi4py.rc.initialize = mpi4py.rc.finalize = False  # MPI is the host's
-
-from ai4land_coupler.comm import MPI  # noqa: E402
-from ai4land_coupler.component import Component  # noqa: E402
-from ai4land_coupler.errors import CouplerError, MPIError, Status, UsageError  # noqa: E402
-from ai4land_coupler.grids import HostGrid  # noqa: E402
+from ai4land_coupler.comm import MPI
+from ai4land_coupler.component import Component
+from ai4land_coupler.errors import CouplerError, MPIError, Status, UsageError
+from ai4land_coupler.grids import HostGrid
 
 ANSWERED = 1000
 """Added to every status that crosses, as in bindings/hooks.h: cffi itself answers 0 where Python could not run."""
@@ -79,15 +76,13 @@ class Hooks:
                 self._view("land_fraction", land, ncell).copy(),
             )
 
-        def set_grid() -> None:
-            component = self._component(handle)
-            component.set_grid(component.together(grid))
-
-        return self._guard(handle, set_grid)
+        return self._guard(handle, lambda: self._component(handle).set_grid(grid))
 
     def put(self, handle: int, name: Any, n: int, values: Any) -> int:
         """Hand one class over; the component copies."""
-        return self._guard(handle, lambda: self._component(handle).put(self._text(name), self._view("values", values, n)))
+        return self._guard(
+            handle, lambda: self._component(handle).put(self._text(name), self._view("values", values, n))
+        )
 
     def step(self, handle: int, year: int) -> int:
         """Make the fields of a year."""
@@ -112,16 +107,18 @@ class Hooks:
         """Copy a field into the host's memory."""
         return self._guard(
             handle,
-            lambda: self._component(handle).get_into(self._text(grid), self._text(name), self._view("values", values, n)),
+            lambda: self._component(handle).get_into(
+                self._text(grid), self._text(name), self._view("values", values, n)
+            ),
         )
 
     def write_restart(self, handle: int, path: Any) -> int:
         """Write a restart file."""
-        return self._guard(handle, lambda: self._component(handle).write_restart(self._path(handle, path)))
+        return self._guard(handle, lambda: self._component(handle).write_restart(self._path(path)))
 
     def read_restart(self, handle: int, path: Any) -> int:
         """Take a run up from a restart file."""
-        return self._guard(handle, lambda: self._component(handle).read_restart(self._path(handle, path)))
+        return self._guard(handle, lambda: self._component(handle).read_restart(self._path(path)))
 
     def finalize(self, handle: int) -> int:
         """End a component; nothing to do for a handle that has none."""
@@ -162,9 +159,9 @@ class Hooks:
             raise UsageError("got NULL where a string is expected")
         return str(self._ffi.string(pointer).decode(errors="surrogateescape"))
 
-    def _path(self, handle: int, pointer: Any) -> str:
-        """A path all ranks need: NULL on one rank is an error on all."""
-        return self._component(handle).together(lambda: self._text(pointer))
+    def _path(self, pointer: Any) -> str:
+        """A path that rank 0 alone reads; it is the one to refuse NULL, given as ''."""
+        return "" if pointer == self._ffi.NULL else self._text(pointer)
 
     def _view(self, name: str, pointer: Any, n: int, dtype: type = np.float64) -> NDArray[Any]:
         """Host memory as an array (n,), no copy; 8-byte items."""
