@@ -4,6 +4,7 @@ The child is started by posix_spawn (a fork would copy the memory of a process t
 neither the host's open files nor its MPI job, and has a time limit.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -12,8 +13,10 @@ from pathlib import Path
 
 from ai4land_coupler.errors import RegridError
 
-_JOB_VARIABLES = ("OMPI_", "PMIX_", "PMI_", "PMI2_", "PRTE_", "MPI_", "MPICH_", "MPIR_", "HYDRA_", "HYD_", "I_MPI_")
-_JOB_VARIABLES += ("SLURM_", "SLURMD_", "PBS_", "LSB_", "LSF_", "COBALT_", "FLUX_", "ALPS_", "PALS_", "MV2_", "UCX_")
+_JOB_VARIABLES = (
+    *("OMPI_", "PMIX_", "PMI_", "PMI2_", "PRTE_", "MPI_", "MPICH_", "MPIR_", "HYDRA_", "HYDI_", "I_MPI_", "MV2_"),
+    *("SLURM_", "SLURMD_", "PBS_", "LSB_", "LSF_", "COBALT_", "FLUX_", "ALPS_", "PALS_", "UCX_"),
+)
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -104,10 +107,8 @@ def _wait(child: int, limit: float) -> int:
             return os.waitstatus_to_exitcode(status)
         if time.monotonic() > deadline:
             os.kill(child, signal.SIGKILL)
-            try:
+            with contextlib.suppress(ChildProcessError):
                 os.waitpid(child, 0)
-            except ChildProcessError:
-                pass
             raise TimeoutError(f"no answer within {limit:.0f} s")
         time.sleep(pause)
         pause = min(2 * pause, 0.05)

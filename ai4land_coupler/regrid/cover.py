@@ -24,7 +24,7 @@ def split(hosts: Polygons, grid: RegularGrid, cells: Index) -> tuple[tuple[Index
     Returns ((position in `cells`, host) of every cell wholly inside a host cell), the positions of the cells that
     host edges may cut, and the host cells (ascending) that may reach those.
     """
-    blocks = _Blocks.of(grid, cells)
+    blocks = _Blocks(grid, cells)
     block, host = _near(hosts, blocks)
     inside: list[tuple[Index, Index]] = []
     touched = np.zeros(cells.size, dtype=bool)
@@ -49,3 +49,82 @@ def split(hosts: Polygons, grid: RegularGrid, cells: Index) -> tuple[tuple[Index
     position, owner = (np.concatenate(part) for part in zip(*inside, strict=True)) if inside else (empty, empty)
     position, first_of = np.unique(position, return_index=True)
     return (position, owner[first_of]), np.flatnonzero(touched), np.flatnonzero(reaching)
+
+
+class _Blocks:
+    """Square blocks of grid cells that hold asked-for cells; the lattice of their corners is shared by the cells."""
+
+    def __init__(self, grid: RegularGrid, cells: Index) -> None:
+        self.size = next(size for size in (10, 8, 6, 5, 4, 3, 2, 1) if grid.nlat % size == grid.nlon % size == 0)
+        self.grid = grid
+        self.shape = (grid.nlat // self.size, grid.nlon // self.size)
+        row, column = np.divmod(cells, grid.nlon)
+        index, block = np.unique(
+            row // self.size * self.shape[1] + column // self.size, return_inverse=True
+        )  # fmt: skip
+        self.position = np.full((index.size, self.size**2), -1, dtype=np.int64)
+        self.position[block, row % self.size * self.size + column % self.size] = np.arange(cells.size)
+        self.row, self.column = np.divmod(index, self.shape[1])
+        self.number = np.full(self.shape, -1, dtype=np.int64)
+        self.number[self.row, self.column] = np.arange(index.size)
+
+    def margin(self, size: float = 1.0) -> float:
+        """How far a cell `size` cells wide reaches beyond the hull of its corners, in the unit of n.x."""
+        step = np.radians([180.0 / self.grid.nlat, 360.0 / self.grid.nlon]) * size
+        return float((step**2).sum() / 8) + _ROUNDING
+
+    def lattice(self, blocks: Index, step: int) -> Float:
+        """Every `step`-th corner of the cells of some blocks as unit vectors, (n, k, k, 3), south to north."""
+        offset = np.arange(0, self.size + 1, step)
+        lat = np.radians(self.grid.lat_edges[self.row[blocks, None] * self.size + offset])[:, :, None]
+        lon = np.radians(self.grid.lon_edges[self.column[blocks, None] * self.size + offset])[:, None, :]
+        z = np.broadcast_to(np.sin(lat), (blocks.size, offset.size, offset.size))
+        return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), z], -1)
+
+
+def _near(hosts: Polygons, blocks: _Blocks) -> tuple[Index, Index]:
+    """(block, host) of all pairs whose bounding caps meet, in order of host."""
+    centre, radius = hosts.caps
+    every = np.arange(blocks.row.size)
+    corners = blocks.lattice(every, blocks.size).reshape(every.size, 4, 3)
+    middle = corners.sum(1)
+    middle /= np.linalg.norm(middle, axis=1, keepdims=True)
+    reach = angle(middle[:, None], corners).max(1) + blocks.margin(blocks.size)
+    lat, lon = np.arcsin(np.clip(centre[:, 2], -1, 1)), np.arctan2(centre[:, 1], centre[:, 0])
+    n_row, n_column = blocks.shape
+    step_lat, step_lon = np.pi / n_row, 2 * np.pi / n_column
+    south = np.floor((lat - radius + np.pi / 2) / step_lat - 1e-6).astype(np.int64)
+    north = np.floor((lat + radius + np.pi / 2) / step_lat + 1e-6).astype(np.int64)
+    south, north = np.maximum(south, blocks.row.min()), np.minimum(north, blocks.row.max())
+    round_pole = np.abs(lat) + radius >= np.pi / 2 - 1e-6
+    with np.errstate(divide="ignore", invalid="ignore"):
+        half = np.arcsin(np.minimum(np.sin(radius) / np.cos(lat), 1.0))
+    west = np.floor((lon - half + np.pi) / step_lon - 1e-6).astype(np.int64)
+    count = np.minimum(np.floor((lon + half + np.pi) / step_lon + 1e-6).astype(np.int64) - west + 1, n_column)
+    west, count = np.where(round_pole, 0, west), np.where(round_pole, n_column, count)
+    host, at = _boxes(np.maximum(north - south + 1, 0), count)
+    row, column = south[host] + at // count[host], (west[host] + at % count[host]) % n_column
+    block = blocks.number[row, column]
+    host, block = host[block >= 0], block[block >= 0]
+    meet = angle(centre[host], middle[block]) <= radius[host] + reach[block]
+    return block[meet], host[meet]
+
+
+def _boxes(rows: Index, columns: Index) -> tuple[Index, Index]:
+    """(i, j) for every j < rows[i] columns[i], in order."""
+    count = rows * columns
+    item = np.repeat(np.arange(count.size), count)
+    return item, np.arange(item.size) - np.repeat(np.cumsum(count) - count, count)
+
+
+def _sides(hosts: Polygons, host: Index, blocks: _Blocks, block: Index) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(wholly inside, not wholly outside) for every cell of each (block, host) pair, (n, size^2) each."""
+    lattice = blocks.lattice(block, 1)
+    n, k = lattice.shape[:2]
+    depth = np.einsum("nvi,nki->nvk", hosts.normals[host], lattice.reshape(n, k * k, 3)).reshape(n, -1, k, k)
+    corners = [depth[:, :, i : k - 1 + i, j : k - 1 + j] for i in (0, 1) for j in (0, 1)]
+    margin = blocks.margin()
+    low, high = np.minimum.reduce(corners).min(1), np.maximum.reduce(corners).min(1)
+    convex = hosts.convex[host][:, None, None]
+    within, near = (low > margin) & convex, (high > -margin) | ~convex
+    return within.reshape(n, -1), near.reshape(n, -1)

@@ -36,7 +36,10 @@ _TURN = 1000.0
 
 @dataclass(frozen=True, eq=False)
 class Rectangles:
-    """Cells between parallels and meridians, each (n,) float64, degrees: west in [-180, 180), 0 < east - west <= 360."""
+    """Cells between parallels and meridians.
+
+    south, north, west, east (n,) float64, degrees: west in [-180, 180), 0 < east - west <= 360.
+    """
 
     south: Float
     north: Float
@@ -150,8 +153,7 @@ class LatLonEngine:
             self._block(fine, np.asarray(cells[first : first + _BLOCK], dtype=np.int64), first)
             for first in range(0, len(cells), _BLOCK)
         ]
-        row, col, area = (np.concatenate(part) for part in zip(*triplets, strict=True)) if triplets else ([], [], [])
-        return Overlap.from_triplets(row, col, area, len(cells), self._host.south.size)
+        return Overlap.from_blocks(triplets, len(cells), self._host.south.size)
 
     def _block(self, grid: RegularGrid, cells: Index, first: int) -> tuple[Index, Index, Float]:
         row, column = np.divmod(cells, grid.nlon)
@@ -160,7 +162,9 @@ class LatLonEngine:
         rows = self._rows
         bands = grid.area_rows / np.radians(360.0 / grid.nlon) / EARTH_RADIUS**2
         height = _overlap_bands(rows.south[host_row], rows.north[host_row], grid.lat_edges, row[cell], bands)
-        width = _overlap_lengths(rows.west[segment], rows.east[segment], grid.lon_edges, column[cell], 360.0 / grid.nlon)
+        width = _overlap_lengths(
+            rows.west[segment], rows.east[segment], grid.lon_edges, column[cell], 360.0 / grid.nlon
+        )
         area = EARTH_RADIUS**2 * np.radians(width) * height
         kept = (width > 0) & (height > 0)
         return cell[kept] + first, rows.host[segment[kept]], area[kept]
@@ -209,9 +213,7 @@ class _Rows:
         order = np.lexsort((host, west, row))
         return cls(south, north, west[order], east[order], row[order], host[order])
 
-    def find(
-        self, south: Float, north: Float, row: Index, west: Float, east: Float
-    ) -> tuple[Index, Index, Index]:
+    def find(self, south: Float, north: Float, row: Index, west: Float, east: Float) -> tuple[Index, Index, Index]:
         """(query, segment, host row) of every pair that may overlap.
 
         Queries are rectangles with parallels south[row], north[row] and meridians west, east in [-180, 180].

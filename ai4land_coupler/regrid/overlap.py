@@ -1,5 +1,6 @@
 """The sparse matrix of overlap areas between two sets of cells, and its ordered sums."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -7,6 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ai4land_coupler.errors import RegridError
+
+Triplets = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,11 +38,11 @@ class Overlap:
             raise RegridError("overlap entries must be sorted by (row, col) without repetition; use from_triplets")
 
     @classmethod
-    def from_triplets(cls, row: ArrayLike, col: ArrayLike, area: ArrayLike, n_row: int, n_col: int) -> "Overlap":
+    def from_triplets(cls, rows: ArrayLike, cols: ArrayLike, areas: ArrayLike, n_row: int, n_col: int) -> "Overlap":
         """Entries in any order: sorted here, repeated ones summed in the order given, zeros dropped."""
-        row = np.asarray(row, dtype=np.int64)
-        col = np.asarray(col, dtype=np.int64)
-        area = np.asarray(area, dtype=np.float64)
+        row = np.asarray(rows, dtype=np.int64)
+        col = np.asarray(cols, dtype=np.int64)
+        area = np.asarray(areas, dtype=np.float64)
         _check_triplets(row, col, area, n_row, n_col)
         key = row * n_col + col
         if key.size and not (np.diff(key) > 0).all():
@@ -48,7 +51,18 @@ class Overlap:
             area = np.add.reduceat(area[order], first)
         kept = area != 0
         key, area = key[kept], area[kept]
-        return cls(key // n_col, key % n_col, area, n_row, n_col) if key.size else cls(key, key, area, n_row, n_col)
+        row, col = np.divmod(key, max(n_col, 1))
+        return cls(row, col, area, n_row, n_col)
+
+    @classmethod
+    def from_blocks(cls, blocks: Sequence[Triplets], n_row: int, n_col: int) -> "Overlap":
+        """Entries given as any number of (row, col, area), otherwise as `from_triplets`."""
+        if not blocks:
+            return cls.from_triplets([], [], [], n_row, n_col)
+        row = np.concatenate([block[0] for block in blocks])
+        col = np.concatenate([block[1] for block in blocks])
+        area = np.concatenate([block[2] for block in blocks])
+        return cls.from_triplets(row, col, area, n_row, n_col)
 
     @cached_property
     def _segments(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -74,7 +88,7 @@ class Overlap:
 
     def col_sum(self) -> NDArray[np.float64]:
         """Area of each column's cell that is covered, shape (n_col,), m2, summed in the order of row."""
-        return np.bincount(self.col, weights=self.area, minlength=self.n_col)
+        return np.bincount(self.col, weights=self.area, minlength=self.n_col).astype(np.float64)
 
 
 def _check_triplets(

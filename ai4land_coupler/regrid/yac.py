@@ -10,6 +10,7 @@ import logging
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,17 +69,14 @@ class YacEngine:
         if not (cells.size and self._host.size):
             return Overlap.from_triplets([], [], [], cells.size, self._host.size)
         whole, cut, hosts = cover.split(self._cells, fine, cells)
-        row, col, area = [whole[0]], [whole[1]], [exact[whole[0]]]
+        blocks = [(whole[0], whole[1], exact[whole[0]])]
         source = self._cells.take(hosts)
         for first in range(0, cut.size, _BATCH):
             batch = cut[first : first + _BATCH]
             (shares,) = shares_by_yac([(source, Polygons.of_cells(fine, cells[batch]))])
-            row.append(batch[shares.row])
-            col.append(hosts[shares.col])
-            area.append(_close(shares, batch.size) * exact[batch[shares.row]])
-        return Overlap.from_triplets(
-            np.concatenate(row), np.concatenate(col), np.concatenate(area), cells.size, self._host.size
-        )
+            row = batch[shares.row]
+            blocks.append((row, hosts[shares.col], _close(shares, batch.size) * exact[row]))
+        return Overlap.from_blocks(blocks, cells.size, self._host.size)
 
 
 def _close(shares: Shares, n: int) -> Float:
@@ -97,7 +95,7 @@ def shares_by_yac(tasks: list[tuple[Polygons, Polygons]]) -> list[Shares]:
             if not any(grid is known for known in grids):
                 grids.append(grid)
         numbers.append([next(i for i, known in enumerate(grids) if known is grid) for grid in pair])
-    arrays = {"tasks": np.array(numbers)}
+    arrays: dict[str, Any] = {"tasks": np.array(numbers)}
     for i, grid in enumerate(grids):
         used = np.arange(grid.lon.shape[1]) < grid.count[:, None]
         arrays |= {
