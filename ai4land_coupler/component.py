@@ -63,8 +63,8 @@ class Component:
 
         Rank 0 reads the configuration. Raises ConfigError, EmulatorError, OutputError or MPIError on every rank alike.
         """
-        console.show_log()
         private = Communicator.of(comm)
+        console.show_log(private.rank)
         try:
             loaded = private.together(lambda: _load(config) if private.rank == 0 else None)
             agreed: Config = private.bcast(loaded)

@@ -11,14 +11,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 log = logging.getLogger("ai4land_coupler")
 
 
-def show_log() -> None:
-    """Send the plugin's log to stderr unless the host has given it a handler of its own."""
+def show_log(rank: int) -> None:
+    """Send the plugin's log to stderr, warnings alone on ranks above 0, unless the host has given it a handler."""
     if log.hasHandlers():
         return
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("ai4land: %(message)s"))
     log.addHandler(handler)
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.INFO if rank == 0 else logging.WARNING)
     log.propagate = False
 
 

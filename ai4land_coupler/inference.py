@@ -92,7 +92,7 @@ class TileRunner:
             if tile.index not in self._kept:
                 self._kept[tile.index] = self._static.window(*window).astype(np.float16)
             coarse = coarse_window(
-                totals.reshape(-1, emulator.coarse.nlat, emulator.coarse.nlon), emulator.fine, *window
+                totals.reshape(-1, emulator.coarse.nlat, emulator.coarse.nlon), *window, ratio=cells.ratio
             )
             static = torch.from_numpy(self._kept[tile.index]).float()
             features = torch.cat([static, torch.from_numpy(coarse)]).unsqueeze(0)

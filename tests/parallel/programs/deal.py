@@ -1,0 +1,99 @@
+"""A host on a 12 degree grid whose cells are dealt as told; rank 0 writes all it gets back, in order of cell id.
+
+usage: deal.py EMULATOR OUT.npz DEAL [--years A,B,..] [--restart-to F] [--restart-from F] [--subset]
+"""
+
+import argparse
+
+import numpy as np
+from mpi4py import MPI
+
+from ai4land_coupler.component import Component
+from ai4land_coupler.config import Config, OutputConfig
+from ai4land_coupler.grids import HostGrid
+
+NLAT, NLON = 15, 30
+
+
+def cells() -> HostGrid:
+    """A global 12 degree grid with a made-up land fraction."""
+    south, west = (x.ravel() for x in np.meshgrid(-90 + 12.0 * np.arange(NLAT), 12.0 * np.arange(NLON), indexing="ij"))
+    land = np.clip(0.6 + 0.5 * np.sin(west / 20) * np.cos(south / 15), 0, 1)
+    return HostGrid(
+        np.arange(1, NLAT * NLON + 1) * 3,
+        np.stack([west, west + 12, west + 12, west], axis=1),
+        np.stack([south, south, south + 12, south + 12], axis=1),
+        land,
+    )
+
+
+def deal(how: str, rank: int, size: int) -> np.ndarray:
+    """Which cells a rank holds, in which order."""
+    n = NLAT * NLON
+    if how == "bands":
+        return np.arange(n * rank // size, n * (rank + 1) // size)
+    if how == "random":
+        shuffled = np.random.default_rng(5).permutation(n)
+        return shuffled[np.random.default_rng(6).integers(0, size, n)[shuffled] == rank]
+    if how == "last":
+        return np.arange(n) if rank == size - 1 else np.empty(0, int)
+    raise SystemExit(f"unknown deal {how}")
+
+
+def state(ids: np.ndarray, names: tuple[str, ...], year: int) -> dict[str, np.ndarray]:
+    """A made-up state that changes with the year, with pure cells and absent classes among it."""
+    raw = np.stack([1 + np.sin(ids / (k + 7.0) + (year - 2000) / 9.0) for k in range(len(names))])
+    raw[1, ids % 5 == 0] = 0
+    raw[1:, ids % 11 == 0] = 0
+    return dict(zip(names, raw / raw.sum(axis=0), strict=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("emulator")
+    parser.add_argument("out")
+    parser.add_argument("deal")
+    parser.add_argument("--years", default="2001,2003")
+    parser.add_argument("--restart-to")
+    parser.add_argument("--restart-from")
+    parser.add_argument("--output")
+    parser.add_argument("--subset", action="store_true", help="leave out world rank 0")
+    args = parser.parse_args()
+    world = MPI.COMM_WORLD
+    comm = world.Split(int(args.subset and world.rank == 0), world.rank)
+    if not (args.subset and world.rank == 0):
+        host(args, comm)
+    world.Barrier()
+
+
+def host(args: argparse.Namespace, comm: MPI.Comm) -> None:
+    everyone = cells()
+    mine = deal(args.deal, comm.rank, comm.size)
+    grid = HostGrid(
+        everyone.cell_id[mine], everyone.vertex_lon[mine], everyone.vertex_lat[mine], everyone.land_fraction[mine]
+    )
+    output = OutputConfig(folder=args.output, fractions="all") if args.output else None
+    with Component.init(Config(emulator=args.emulator, output=output), comm) as land:
+        land.set_grid(grid)
+        if args.restart_from:
+            land.read_restart(args.restart_from)
+        for year in (int(y) for y in args.years.split(",") if y):
+            land.step(year, state(grid.cell_id, land.legend, year))
+        if args.restart_to:
+            land.write_restart(args.restart_to)
+        got = {}
+        for name in ("fine", "host"):
+            ids = np.concatenate(comm.allgather(land.get(name, "cell_id")))
+            assert ids.size == np.unique(ids).size, "a cell came back twice"
+            extra = ("class", "filled") if name == "fine" else ()
+            for field in (*land.legend, *extra, "lon", "lat", "area", "land_fraction"):
+                values = np.concatenate(comm.allgather(land.get(name, field)))
+                got[f"{name}_{field}"] = values[np.argsort(ids)]
+            got[f"{name}_cell_id"] = np.sort(ids)
+        got["year"] = land.get("fine", "year")
+        if comm.rank == 0:
+            np.savez(args.out, **got)
+
+
+if __name__ == "__main__":
+    main()
