@@ -23,8 +23,8 @@ contains
         type(land_use_type), intent(in) :: land
         real(real64), intent(in) :: columns(:, :)              !! (ncell, nclass) from get('host', ...)
         integer, intent(in) :: year, comm
-        real(real64), allocatable :: fine(:), area(:), total(:), host_area(:)
-        real(real64) :: served(1), mine(4), all(4), error_mine(2), error(2)
+        real(real64), allocatable :: fine(:), area(:), total(:)
+        real(real64) :: host_area(size(grid%cell_id)), served(1), mine(4), all(4), error_mine(2), error(2)
         integer :: ierr, rank, k
         integer(int64) :: n
 
