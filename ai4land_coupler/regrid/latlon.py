@@ -84,33 +84,28 @@ def rectangles(lon: Float, lat: Float) -> Rectangles:
 
 def _corners(lon: Float, lat: Float) -> tuple[NDArray[np.bool_], Float, Float, Float, Float]:
     """(accepted, south, north, west, width) of each cell, (n,) each; the numbers are unsnapped."""
-    south, north = lat.min(1), lat.max(1)
+    lon, lat = np.ascontiguousarray(lon.T), np.ascontiguousarray(lat.T)
+    south, north = lat.min(0), lat.max(0)
     pole = np.abs(lat) > 90.0 - 1e-9
-    reference = np.take_along_axis(lon, np.argmin(np.abs(lat), axis=1)[:, None], 1)
-    turn = lon - reference
-    full = (np.where(pole, reference, lon).max(1) - np.where(pole, reference, lon).min(1)) > 360.0 - EDGE_TOLERANCE
-    turn = np.where(full[:, None], turn, wrap_longitude(turn))
-    turn = np.where(pole, np.nan, turn)
-    with np.errstate(invalid="ignore"):
-        low, high = np.nanmin(np.where(pole, np.inf, turn), 1), np.nanmax(np.where(pole, -np.inf, turn), 1)
+    nearest = np.argmin(np.abs(lat), axis=0)[None, :]
+    reference = np.take_along_axis(lon, nearest, 0)
+    turn = np.where(pole, 0.0, lon - reference)
+    full = turn.max(0) - turn.min(0) > 360.0 - EDGE_TOLERANCE
+    turn = np.where(full, turn, wrap_longitude(turn))
+    low, high = turn.min(0), turn.max(0)
     width, height = high - low, north - south
-    tol_lon = np.minimum(EDGE_TOLERANCE, EDGE_TOLERANCE_OF_CELL * width)[:, None]
-    tol_lat = np.minimum(EDGE_TOLERANCE, EDGE_TOLERANCE_OF_CELL * height)[:, None]
-    with np.errstate(invalid="ignore"):
-        at_south, at_north = np.abs(lat - south[:, None]) <= tol_lat, np.abs(lat - north[:, None]) <= tol_lat
-        at_west, at_east = np.abs(turn - low[:, None]) <= tol_lon, np.abs(turn - high[:, None]) <= tol_lon
-    on_corner = (at_south | at_north) & (at_west | at_east | pole)
-    every = np.ones(len(lon), dtype=bool)
-    for row in (at_south, at_north):
-        row_is_pole = (row & pole).any(1)
-        every &= row_is_pole | ((row & at_west).any(1) & (row & at_east).any(1))
+    tol_lon = np.minimum(EDGE_TOLERANCE, EDGE_TOLERANCE_OF_CELL * width)
+    tol_lat = np.minimum(EDGE_TOLERANCE, EDGE_TOLERANCE_OF_CELL * height)
+    at_south, at_north = lat - south <= tol_lat, north - lat <= tol_lat
+    at_west, at_east = (turn - low <= tol_lon) & ~pole, (high - turn <= tol_lon) & ~pole
+    accepted = ((at_south | at_north) & (at_west | at_east | pole)).all(0)
+    for row in (at_south, at_north):  # both ends of each parallel, unless it is a pole
+        accepted &= (row & pole).any(0) | ((row & at_west).any(0) & (row & at_east).any(0))
     # A step from one corner to the next runs along an edge: it never changes both, except at a pole.
-    moves_lat = at_south != np.roll(at_south, -1, 1)
-    moves_lon = (at_west != np.roll(at_west, -1, 1)) & ~pole & ~np.roll(pole, -1, 1)
-    simple = on_corner.all(1) & every & ~(moves_lat & moves_lon).any(1)
-    accepted = simple & (width > 0) & (height > 0) & ((width < 180.0) | full)
-    first = (reference[:, 0] + low) if len(lon) else low
-    return accepted, south, north, wrap_longitude(first), np.where(full, 360.0, width)
+    moves_lat = at_south != np.roll(at_south, -1, 0)
+    moves_lon = (at_west != np.roll(at_west, -1, 0)) & ~pole & ~np.roll(pole, -1, 0)
+    accepted &= ~(moves_lat & moves_lon).any(0) & (width > 0) & (height > 0) & ((width < 180.0) | full)
+    return accepted, south, north, wrap_longitude(reference[0] + low), np.where(full, 360.0, width)
 
 
 def _merge(values: Float, group: Index, tolerance: float) -> Float:

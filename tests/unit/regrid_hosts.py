@@ -1,0 +1,76 @@
+"""Host grids for the regridding tests, as a host model would hand them over."""
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from ai4land_coupler.grids import EARTH_RADIUS, HostGrid
+
+SPHERE = 4 * np.pi * EARTH_RADIUS**2
+
+AUTO = SimpleNamespace(engine="auto", file=None)
+
+
+def host(lon, lat, cell_id=None, land=None):
+    """A host grid of corners (n, nvertex) in degrees, ids from 1."""
+    n = len(lon)
+    return HostGrid(
+        np.arange(1, n + 1) if cell_id is None else np.asarray(cell_id),
+        np.asarray(lon, dtype=np.float64),
+        np.asarray(lat, dtype=np.float64),
+        np.ones(n) if land is None else np.asarray(land, dtype=np.float64),
+    )
+
+
+def boxes(bounds, **kwargs):
+    """Rectangles given as (west, east, south, north), corners counterclockwise from the south-west."""
+    west, east, south, north = np.asarray(bounds, dtype=np.float64).T
+    return host(np.stack([west, east, east, west], 1), np.stack([south, south, north, north], 1), **kwargs)
+
+
+def lattice(lat_edges, lon_edges, **kwargs):
+    """All cells between the parallels and meridians given, west to east, then south to north."""
+    south, west = np.meshgrid(lat_edges[:-1], lon_edges[:-1], indexing="ij")
+    north, east = np.meshgrid(lat_edges[1:], lon_edges[1:], indexing="ij")
+    return boxes(np.stack([west.ravel(), east.ravel(), south.ravel(), north.ravel()], 1), **kwargs)
+
+
+def gaussian_edges(nlat):
+    """Parallels between the rows of a Gaussian grid: the cells' areas are the quadrature weights."""
+    _, weight = np.polynomial.legendre.leggauss(nlat)
+    sine = np.clip(np.concatenate([[-1.0], -1 + np.cumsum(weight)]), -1, 1)
+    sine[-1] = 1.0
+    return np.degrees(np.arcsin(sine))
+
+
+def t63():
+    """192 x 96 Gaussian cells, the first one centred on Greenwich."""
+    return lattice(gaussian_edges(96), (np.arange(193) - 0.5) * 1.875)
+
+
+def cubed_sphere(n):
+    """Equiangular cubed sphere, 6 n^2 quadrilaterals with great-circle edges; no edge is a parallel but by chance."""
+    t = np.tan(np.linspace(-np.pi / 4, np.pi / 4, n + 1))
+    a, b = np.meshgrid(t, t, indexing="ij")
+    one = np.ones_like(a)
+    faces = [(one, a, b), (-one, -a, b), (-a, one, b), (a, -one, b), (-b, a, one), (b, a, -one)]
+    lon, lat = [], []
+    for x, y, z in faces:
+        corner_lon, corner_lat = np.degrees(np.arctan2(y, x)), np.degrees(np.arctan2(z, np.hypot(x, y)))
+        for corners, out in ((corner_lon, lon), (corner_lat, lat)):
+            out.append(np.stack([corners[:-1, :-1], corners[1:, :-1], corners[1:, 1:], corners[:-1, 1:]], -1))
+    return host(np.concatenate([c.reshape(-1, 4) for c in lon]), np.concatenate([c.reshape(-1, 4) for c in lat]))
+
+
+def shuffled(grid, seed=0):
+    """The same cells in another winding, from another corner, turned by whole circles, padded by repeated corners."""
+    random = np.random.default_rng(seed)
+    n, nvertex = grid.vertex_lon.shape
+    lon, lat = np.empty((n, nvertex + 2)), np.empty((n, nvertex + 2))
+    for i in range(n):
+        order = np.roll(np.arange(nvertex), random.integers(nvertex))[:: random.choice([-1, 1])]
+        order = np.sort(np.concatenate([np.arange(nvertex), random.integers(nvertex, size=2)])), order
+        order = order[1][order[0]]
+        lon[i] = grid.vertex_lon[i, order] + 360.0 * random.integers(-1, 2)
+        lat[i] = grid.vertex_lat[i, order]
+    return HostGrid(grid.cell_id, lon, lat, grid.land_fraction)
