@@ -108,11 +108,10 @@ def base_state(emulator: Emulator) -> tuple[NDArray[np.float64], NDArray[np.floa
     fine, coarse = emulator.fine, emulator.coarse
     ratio = coarse.ratio_to(fine)
     classes = emulator.base_map()
-    area = np.empty((len(emulator.legend), coarse.nlat, coarse.nlon))
+    area = np.empty((len(emulator.legend), coarse.size))
     for k in range(len(emulator.legend)):
         cells = (classes == k + 1) * fine.area_rows[:, None]
-        area[k] = cells.reshape(coarse.nlat, ratio, coarse.nlon, ratio).sum(axis=(1, 3))
-    area = area.reshape(len(emulator.legend), -1)
+        area[k] = cells.reshape(coarse.nlat, ratio, coarse.nlon, ratio).sum(axis=(1, 3)).ravel()
     land = area.sum(axis=0)
     return area / np.where(land > 0, land, 1.0), land
 

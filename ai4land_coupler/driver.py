@@ -154,5 +154,6 @@ def _years(time: Any) -> tuple[int, ...]:
     values, units = np.asarray(time[:], dtype=np.float64), time.units
     if units.startswith("years since"):
         return tuple(int(units.split()[2].split("-")[0]) + int(np.floor(value)) for value in values)
-    dates = netCDF4.num2date(values, units, getattr(time, "calendar", "standard"))
-    return tuple(int(date.year) for date in np.atleast_1d(dates))
+    calendar = getattr(time, "calendar", "standard")
+    dates: Any = [netCDF4.num2date(value, units, calendar) for value in values]
+    return tuple(int(date.year) for date in dates)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ai4land_coupler.errors import GridError
 
@@ -38,12 +38,12 @@ class RegularGrid:
     @cached_property
     def lat_edges(self) -> NDArray[np.float64]:
         """Parallels between the rows, shape (nlat + 1,), degrees north."""
-        return -90.0 + np.arange(self.nlat + 1) * (180.0 / self.nlat)
+        return np.asarray(-90.0 + np.arange(self.nlat + 1) * (180.0 / self.nlat), dtype=np.float64)
 
     @cached_property
     def lon_edges(self) -> NDArray[np.float64]:
         """Meridians between the columns, shape (nlon + 1,), degrees east."""
-        return -180.0 + np.arange(self.nlon + 1) * (360.0 / self.nlon)
+        return np.asarray(-180.0 + np.arange(self.nlon + 1) * (360.0 / self.nlon), dtype=np.float64)
 
     @cached_property
     def lat(self) -> NDArray[np.float64]:
@@ -154,7 +154,7 @@ def refuse_radians(grid: HostGrid) -> None:
         )
 
 
-def _refuse_first(bad: NDArray[np.bool_], cell_id: NDArray[np.int64], what: str) -> None:
+def _refuse_first(bad: ArrayLike, cell_id: NDArray[np.int64], what: str) -> None:
     where = np.flatnonzero(bad)
     if where.size:
         raise GridError(f"host cell {int(cell_id[where[0]])} {what} ({where.size} cells in all)")

@@ -31,7 +31,7 @@ class Restart:
         """Write aside and rename; an older file of that name becomes `path`.1. Raises OutputError."""
         checksum = hashlib.sha256(self.state.tobytes()).hexdigest()
         variables = {
-            "year": ((), np.int64(self.year).reshape(()), {"long_name": "year whose state this is"}),
+            "year": ((), np.array(self.year, dtype=np.int64), {"long_name": "year whose state this is"}),
             "state": (
                 ("class", "host_cell"),
                 self.state,
