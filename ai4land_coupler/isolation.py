@@ -1,7 +1,7 @@
 """Loads the wheels' bundled libraries beside a host that brings its own netCDF, HDF5 and BLAS.
 
-A wheel's library asks the whole process for its symbols, and the host's libraries come first: netCDF4's own HDF5 2 would
-end up calling the host's HDF5 1.10, and torch the host's sgemm. RTLD_DEEPBIND makes each look in its own family first.
+A wheel's library asks the whole process for its symbols, and the host's libraries come first: netCDF4's own HDF5 2
+would end up calling the host's HDF5 1.10, and torch the host's sgemm. RTLD_DEEPBIND makes each ask its own first.
 """
 
 import importlib

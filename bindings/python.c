@@ -16,7 +16,7 @@
 
 static char refusal[2048]; /* why Python cannot be used; "" while it can */
 
-void python_refuse(const char *reason) { snprintf(refusal, sizeof refusal, "%s", reason); }
+void python_refuse(const char *reason) { snprintf(refusal, sizeof refusal, "%.1900s; " MEND, reason); }
 
 /* A host that was itself loaded by dlopen keeps libpython to itself; Python's extension modules need to see it. */
 static void show_libpython(void)
