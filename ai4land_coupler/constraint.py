@@ -8,6 +8,7 @@ residual  sum_i w_i p_ik - F_k  and whose Hessian is  sum_i w_i (diag p_i - p_i 
 Every operation is elementwise over coarse cells or a sum inside one, so the bits of a cell depend on that cell alone.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -30,6 +31,12 @@ PROMISE = 1e-12
 """Largest residual handed out, as a fraction of the land; half of it may come from totals that do not sum to 1."""
 BATCH = 2048
 """Classes times coarse cells solved at a time on a CPU: what they need at 100 pixels stays in its cache."""
+
+
+WHOLE = 1e-9
+"""A number of pixels this little below a whole one counts as whole."""
+MAX_SWEEPS = 8
+"""Sweeps over the pairs of classes; on real maps the third changes fewer than 1 cell in 100."""
 
 
 class CellError(ConstraintError):
@@ -183,6 +190,80 @@ def _over_classes(combine: Callable[..., Tensor], x: Tensor) -> Tensor:
     for k in range(1, x.shape[1]):
         combine(result, x[:, k], out=result)
     return result
+
+
+def quota(
+    fractions: NDArray[np.float64], land: NDArray[np.bool_], cell_id: NDArray[np.int64], totals: NDArray[np.float64]
+) -> NDArray[np.uint8]:
+    """Class map (C, n), 1..K and 0 off land, with the counts the totals ask for in every coarse cell.
+
+    fractions (C, K, n); land (C, n); cell_id (C, n) global fine ids; totals (C, K). Of n land pixels class k gets
+    floor or ceil of n F_k: the pixels left over go to the largest remainders, the lower class first among equals.
+    Which pixels: from any map with these counts, pairs of classes share their pixels anew, each pixel to the class it
+    is likelier in, until no exchange of two pixels raises the expected number of right pixels. Equal fractions go in
+    the order of a hash of the cell id. Raises CellError where the totals of a cell with land do not sum to 1.
+    """
+    counts = _counts(totals, land.sum(1))
+    draw = np.where(land, _splitmix64(cell_id) >> np.uint64(1), np.iinfo(np.uint64).max)
+    pixels = np.argsort(draw, axis=1, kind="stable")
+    frequent_first = np.argsort(-counts, axis=1, kind="stable")
+    present = (counts > 0).sum(1)
+    classes = np.zeros(land.shape, np.uint8)
+    for k in range(1, totals.shape[1] + 1):
+        cells = np.flatnonzero(present == k)
+        kinds, order = frequent_first[cells, :k], pixels[cells]
+        p = fractions[cells[:, None, None], kinds[:, :, None], order[:, None, :]]
+        place = _share_out(p, counts[cells[:, None], kinds])
+        names = np.pad(kinds + 1, ((0, 0), (0, 1))).astype(np.uint8)
+        classes[cells[:, None], order] = np.take_along_axis(names, place, axis=1)
+    return classes
+
+
+def _counts(totals: NDArray[np.float64], pixels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Pixels of each class (C, K) by largest remainder, of `pixels` (C,) in all."""
+    exact = np.where(pixels[:, None] > 0, totals * pixels[:, None], 0.0)
+    wrong = np.flatnonzero(~(np.abs(exact.sum(1) - pixels) <= WHOLE * np.maximum(pixels, 1)))
+    if wrong.size:
+        cell = int(wrong[0])
+        raise CellError(cell, 0, f"totals that sum to 1 are expected, the sum is {totals[cell].sum():.15g}")
+    counts = np.floor(exact + WHOLE).astype(np.int64)
+    left = pixels - counts.sum(1)
+    ranked = np.argsort(counts - exact, axis=1, kind="stable")
+    extra = (np.arange(totals.shape[1]) < left[:, None]).astype(np.int64)
+    np.put_along_axis(counts, ranked, np.take_along_axis(counts, ranked, axis=1) + extra, axis=1)
+    return counts
+
+
+def _share_out(p: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Place 0..k-1 of the class of each pixel (C, n), k beyond the last counted one, from p (C, k, n)."""
+    k, n = p.shape[1:]
+    rank = np.arange(n)
+    place = (rank >= counts.cumsum(1)[:, :, None]).sum(1)
+    for _ in range(MAX_SWEEPS):
+        settled = True
+        for i, j in itertools.combinations(range(k), 2):
+            prefers_j = p[:, j] - p[:, i]
+            keenest = np.where(place == i, prefers_j, -np.inf).max(1)
+            gain = np.flatnonzero(keenest > np.where(place == j, prefers_j, np.inf).min(1))
+            if gain.size == 0:
+                continue
+            settled = False
+            now, first, both = place[gain], counts[gain, i, None], counts[gain, i, None] + counts[gain, j, None]
+            order = np.argsort(np.where((now == i) | (now == j), prefers_j[gain], np.inf), axis=1, kind="stable")
+            others = np.take_along_axis(now, order, axis=1)
+            np.put_along_axis(now, order, np.where(rank < first, i, np.where(rank < both, j, others)), axis=1)
+            place[gain] = now
+        if settled:
+            break
+    return place
+
+
+def _splitmix64(x: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): ids to bits that look drawn at random."""
+    z = x.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
 
 
 def _refuse_unusable(z: Tensor, area: Tensor, totals: Tensor) -> None:
