@@ -13,6 +13,9 @@ from pathlib import Path
 
 from ai4land_coupler.errors import RegridError
 
+NO_LIBRARY = 3
+"""Exit status of a child that cannot import the library it is for."""
+
 _JOB_VARIABLES = (
     *("OMPI_", "PMIX_", "PMI_", "PMI2_", "PRTE_", "MPI_", "MPICH_", "MPIR_", "HYDRA_", "HYDI_", "I_MPI_", "MV2_"),
     *("SLURM_", "SLURMD_", "PBS_", "LSB_", "LSF_", "COBALT_", "FLUX_", "ALPS_", "PALS_", "UCX_"),

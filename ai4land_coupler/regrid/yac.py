@@ -20,7 +20,6 @@ from ai4land_coupler.grids import EARTH_RADIUS, HostGrid, RegularGrid
 from ai4land_coupler.regrid import child, cover
 from ai4land_coupler.regrid.overlap import Overlap
 from ai4land_coupler.regrid.polygons import Polygons
-from ai4land_coupler.regrid.yac_worker import NO_YAC
 
 Float = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -54,6 +53,8 @@ class YacEngine:
 
     def coarse(self, coarse: RegularGrid) -> Overlap:
         """Overlap areas of all coarse cells (rows) with the host cells (columns), great circles on both sides."""
+        if not self._host.size:
+            return Overlap.from_triplets([], [], [], coarse.size, 0)
         target = Polygons.of_cells(coarse, np.arange(coarse.size))
         shares, own = shares_by_yac([(self._cells, target), (self._cells, self._cells)])
         _refuse_overlaps(self._host, own)
@@ -121,7 +122,7 @@ def _run(given: Path, result: Path, log: Path, limit: float) -> None:
     if status == 0 and result.exists():
         return
     said = log.read_text(errors="replace").strip()[-2000:] if log.exists() else ""
-    if status == NO_YAC:
+    if status == child.NO_LIBRARY:
         raise RegridError(f"host cells of this shape need YAC, which {python} lacks: {said}; {_MEND}")
     how = f"signal {-status}" if status < 0 else f"exit status {status}"
     raise RegridError(f"YAC failed with {how} under {python}: {said or 'it said nothing'}; {_MEND}")

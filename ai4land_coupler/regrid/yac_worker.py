@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-NO_YAC = 3
+from ai4land_coupler.regrid.child import NO_LIBRARY
 
 
 def main(source: str, target: str) -> int:
@@ -23,7 +23,7 @@ def main(source: str, target: str) -> int:
         import yac.core as yac
     except Exception as reason:
         print(f"yac cannot be imported: {reason}", file=sys.stderr)
-        return NO_YAC
+        return NO_LIBRARY
     with np.load(source) as given, tempfile.TemporaryDirectory(dir=Path(target).parent) as folder:
         result: dict[str, Any] = {"version": yac.version()}
         for number, (src, tgt) in enumerate(given["tasks"].tolist()):

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import numpy as np
+from scipy.spatial import SphericalVoronoi
 
 from ai4land_coupler.grids import EARTH_RADIUS, HostGrid
 
@@ -74,3 +75,14 @@ def shuffled(grid, seed=0):
         lon[i] = grid.vertex_lon[i, order] + 360.0 * random.integers(-1, 2)
         lat[i] = grid.vertex_lat[i, order]
     return HostGrid(grid.cell_id, lon, lat, grid.land_fraction)
+
+
+def voronoi(n, seed=0):
+    """Voronoi cells of n random points on the sphere: convex, three to a dozen corners, padded by the last one."""
+    points = np.random.default_rng(seed).normal(size=(n, 3))
+    cells = SphericalVoronoi(points / np.linalg.norm(points, axis=1, keepdims=True))
+    cells.sort_vertices_of_regions()
+    nvertex = max(map(len, cells.regions))
+    corner = np.array([region + [region[-1]] * (nvertex - len(region)) for region in cells.regions])
+    x, y, z = np.moveaxis(cells.vertices[corner], -1, 0)
+    return host(np.degrees(np.arctan2(y, x)), np.degrees(np.arctan2(z, np.hypot(x, y))))

@@ -1,0 +1,287 @@
+"""Overlaps of polygons through YAC, in its own process."""
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+from mpi import mpirun
+from numpy.testing import assert_allclose
+from regrid_hosts import AUTO, SPHERE, cubed_sphere, host, lattice, shuffled, t63, voronoi
+
+from ai4land_coupler.errors import GridError, RegridError
+from ai4land_coupler.grids import EARTH_RADIUS, RegularGrid
+from ai4land_coupler.regrid import child, cover, make_engine
+from ai4land_coupler.regrid.latlon import LatLonEngine
+from ai4land_coupler.regrid.polygons import Polygons
+from ai4land_coupler.regrid.yac import YacEngine
+
+R2 = EARTH_RADIUS**2
+COARSE, FINE = RegularGrid(36, 72), RegularGrid(360, 720)
+
+
+def octants():
+    """The eight triangles between the equator and the meridians 0, 90, 180, 270: a half pi steradians each."""
+    lon, lat = [], []
+    for west in (0.0, 90.0, 180.0, 270.0):
+        for pole in (-90.0, 90.0):
+            lon.append([west, west + 90.0, west])
+            lat.append([0.0, 0.0, pole])
+    return host(lon, lat)
+
+
+def great_circle_area(grid):
+    return Polygons.of(grid.vertex_lon, grid.vertex_lat).area * R2
+
+
+def same_entries(a, b):
+    return np.array_equal(a.row, b.row) and np.array_equal(a.col, b.col) and np.array_equal(a.area, b.area)
+
+
+def test_polygon_areas_are_those_of_spherical_trigonometry():
+    """An octant has pi/2; a lune's half from the equator to the pole has the angle at the pole, here 1 degree."""
+    lon = [[0.0, 90.0, 90.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]]
+    lat = [[0.0, 0.0, 90.0, 90.0], [0.0, 0.0, 90.0, 90.0], [0.0, 90.0, 0.0, 0.0]]
+    cells = Polygons.of(np.array(lon), np.array(lat))
+    assert cells.area == pytest.approx([np.pi / 2, np.radians(1), np.radians(1)], rel=1e-14)
+    assert cells.count.tolist() == [3, 3, 3]
+
+
+def test_it_agrees_with_latlon_where_edges_are_meridians_and_the_equator():
+    cells = lattice([-90.0, 0.0, 90.0], np.array([-13.0, 20, 77, 100, 185, 222, 300, 347]))
+    grid = RegularGrid(2, 8)
+    exact, polygons = LatLonEngine(cells).coarse(grid), YacEngine(shuffled(cells)).coarse(grid)
+    assert np.array_equal(exact.row, polygons.row)
+    assert np.array_equal(exact.col, polygons.col)
+    assert_allclose(polygons.area, exact.area, rtol=1e-11)
+
+
+def test_a_triangle_against_the_area_written_out():
+    """The octant (0 E, 90 E, pole) has pi/2; 0-90 E, 0-90 N is the same triangle; nothing else is touched."""
+    overlap = YacEngine(host([[0.0, 90.0, 45.0]], [[0.0, 0.0, 90.0]])).coarse(RegularGrid(2, 4))
+    assert overlap.row.tolist() == [6]
+    assert overlap.area == pytest.approx([R2 * np.pi / 2], rel=1e-12)
+
+
+@pytest.mark.parametrize("grid", [cubed_sphere(6), voronoi(300), octants()], ids=["cubed sphere", "voronoi", "octants"])
+def test_polygons_of_any_number_of_corners_cover_the_globe_once(grid):
+    engine = make_engine(shuffled(grid, 4), AUTO) if grid.nvertex != 3 else YacEngine(grid)
+    overlap = engine.coarse(COARSE)
+    target = Polygons.of_cells(COARSE, np.arange(COARSE.size)).area * R2
+    assert engine.name.startswith("yac 3.")
+    assert_allclose(overlap.row_sum(), target, rtol=1e-9)
+    assert_allclose(overlap.col_sum(), great_circle_area(grid), rtol=1e-9)
+    assert overlap.area.sum() == pytest.approx(SPHERE, rel=1e-12)
+
+
+def test_a_land_only_host_has_the_columns_of_the_whole():
+    grid = voronoi(300)
+    kept = np.flatnonzero(np.random.default_rng(5).random(grid.size) < 0.4)
+    part = host(grid.vertex_lon[kept], grid.vertex_lat[kept], grid.cell_id[kept])
+    whole, some = YacEngine(grid).coarse(COARSE), YacEngine(part).coarse(COARSE)
+    entries = np.isin(whole.col, kept)
+    assert np.array_equal(whole.row[entries], some.row)
+    assert np.array_equal(whole.col[entries], kept[some.col])
+    assert_allclose(some.area, whole.area[entries], rtol=1e-9)
+
+
+def test_a_cell_over_the_pole():
+    """Corners at 80 N, 90 degrees apart: four triangles with the pole, each with the angle pi/2 there and two equal
+    others: tan b = cot(45) / cos c with the sides c = 10 degrees, so the area is 4 (pi/2 + 2 b - pi)."""
+    b = np.arctan(1 / np.cos(np.radians(10)))
+    overlap = YacEngine(host([[0.0, 90, 180, 270]], [[80.0, 80, 80, 80]])).coarse(COARSE)
+    assert overlap.area.sum() == pytest.approx(R2 * 4 * (2 * b - np.pi / 2), rel=1e-11)
+    assert set(overlap.row[overlap.row >= 35 * 72]) == set(range(35 * 72, 36 * 72))
+
+
+def test_a_concave_cell_and_the_one_that_fills_it():
+    lon = [[0.0, 10, 10, 5, 5, 0], [5, 10, 10, 5, 5, 5]]
+    lat = [[0.0, 0, 5, 5, 10, 10], [5, 5, 10, 10, 10, 10]]
+    grid = host(lon, lat)
+    overlap = YacEngine(grid).coarse(COARSE)
+    assert_allclose(overlap.col_sum(), great_circle_area(grid), rtol=1e-11)
+    fine = YacEngine(grid).fine(FINE, np.arange(FINE.size))
+    inside = 1.0 - 1e-3  # great circles and parallels part by less at the edge
+    assert fine.col_sum().sum() == pytest.approx(
+        sum(R2 * np.radians(10) * np.sin(np.radians(10)) * f for f in (1,)), rel=1 - inside
+    )
+
+
+def test_fine_cells_inside_one_host_cell_count_whole_and_exactly():
+    cells = np.arange(FINE.size)
+    overlap = YacEngine(octants()).fine(FINE, cells)
+    assert np.array_equal(overlap.row, cells)
+    assert_allclose(overlap.area, np.repeat(FINE.area_rows, FINE.nlon), rtol=1e-12)
+    west = FINE.lon[overlap.row % FINE.nlon] % 360
+    assert np.array_equal(overlap.col, west // 90 * 2 + (overlap.row // FINE.nlon >= 180))
+
+
+@pytest.mark.parametrize("grid", [cubed_sphere(6), voronoi(300)], ids=["cubed sphere", "voronoi"])
+def test_fine_cells_sum_to_their_exact_area(grid):
+    cells = np.random.default_rng(1).choice(FINE.size, 20_000, replace=False)
+    overlap = YacEngine(grid).fine(FINE, cells)
+    assert_allclose(overlap.row_sum(), FINE.area_rows[cells // FINE.nlon], rtol=1e-12)
+
+
+def test_what_counts_as_inside_is_inside_and_what_counts_as_cut_is_the_rest():
+    """Points all over each cell, parallels included, are on the inner side of every edge of the host cell."""
+    grid = voronoi(300)
+    hosts = Polygons.of(grid.vertex_lon, grid.vertex_lat)
+    cells = np.random.default_rng(3).choice(FINE.size, 5000, replace=False)
+    (place, owner), cut, reaching = cover.split(hosts, FINE, cells)
+    assert np.array_equal(np.union1d(place, cut), np.arange(cells.size))
+    assert np.intersect1d(place, cut).size == 0
+    row, column = np.divmod(cells[place], FINE.nlon)
+    for u in np.linspace(0, 1, 5):
+        for v in np.linspace(0, 1, 5):
+            lat, lon = np.radians(-90 + (row + u) * 0.5), np.radians(-180 + (column + v) * 0.5)
+            point = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], -1)
+            assert (np.einsum("nvi,ni->nv", hosts.normals[owner], point) > 0).all()
+    assert 0.85 < place.size / cells.size < 0.95  # 300 cells: sides of 13 degrees, cut cells of 0.5
+    assert reaching.size == grid.size
+
+
+def test_fine_overlaps_do_not_depend_on_the_batch():
+    grid = voronoi(300)
+    row, column = np.mgrid[200:240, 300:340]
+    cells = (row * FINE.nlon + column).ravel()
+    engine = YacEngine(grid)
+    together, backwards = engine.fine(FINE, cells), engine.fine(FINE, cells[::-1])
+    parts = [engine.fine(FINE, part) for part in np.array_split(cells, 3)]
+    assert np.array_equal(together.area, np.concatenate([p.area for p in parts]))
+    assert np.array_equal(together.col, np.concatenate([p.col for p in parts]))
+    order = np.lexsort((backwards.col, backwards.n_row - 1 - backwards.row))
+    assert np.array_equal(together.area, backwards.area[order])
+
+
+def test_the_same_twice_gives_the_same_bits():
+    grid = cubed_sphere(5)
+    assert same_entries(YacEngine(grid).coarse(COARSE), YacEngine(grid).coarse(COARSE))
+
+
+def test_overlapping_cells_are_named():
+    lon = [[0.0, 10, 11, 1], [20.0, 28, 30, 22], [5.0, 15, 15, 5]]
+    lat = [[0.0, 0, 10, 10], [0.0, 0, 5, 5], [5.0, 5, 12, 12]]
+    with pytest.raises(GridError, match="host cells 7 and 40 overlap by 0"):
+        YacEngine(host(lon, lat, cell_id=[7, 8, 40])).coarse(COARSE)
+
+
+def test_a_cell_without_area_is_named():
+    with pytest.raises(GridError, match="host cell 5 has no area"):
+        YacEngine(host([[0.0, 10, 10], [0.0, 10, 0]], [[0.0, 0, 10], [5.0, 5, 5]], cell_id=[3, 5]))
+
+
+def test_crossed_corners_are_refused():
+    lon, lat = [[0.0, 10, 0, 10]], [[0.0, 0, 10, 10]]
+    with pytest.raises(RegridError, match=r"host cell 1; are its corners in order"):
+        YacEngine(host(lon, lat)).coarse(COARSE)
+
+
+def test_an_empty_host_and_no_cells_need_no_process(monkeypatch):
+    monkeypatch.setattr(child, "run_module", None)
+    nothing = host(np.zeros((0, 5)), np.zeros((0, 5)))
+    assert YacEngine(nothing).coarse(COARSE).area.size == 0
+    assert YacEngine(octants()).fine(FINE, np.zeros(0, dtype=np.int64)).area.size == 0
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (
+            "raise ImportError('libmpi.so.40 is missing')",
+            r"lacks: .*libmpi\.so\.40 is missing.*pip install yac.*regrid\.",
+        ),
+        ("import os; os.abort()", f"signal {int(signal.SIGABRT)} "),
+        ("import sys; sys.exit('MPI_ABORT was invoked')", r"exit status 1 .*MPI_ABORT was invoked"),
+        ("import os; os._exit(0)", "said nothing"),
+    ],
+)
+def test_a_failing_child_is_an_error_that_says_how(module, message, tmp_path, monkeypatch):
+    (tmp_path / "yac").mkdir()
+    (tmp_path / "yac" / "__init__.py").write_text(module)
+    (tmp_path / "yac" / "core.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RegridError, match=f"(?s){message}"):
+        YacEngine(octants()).coarse(COARSE)
+
+
+def test_a_child_that_hangs_is_stopped(tmp_path):
+    started = time.monotonic()
+    with pytest.raises(TimeoutError, match="within 1 s"):
+        child.run_module("timeit", ["-n1", "-r1", "import time; time.sleep(60)"], tmp_path / "log", limit=1.0)
+    assert time.monotonic() - started < 10
+
+
+def test_the_child_sees_neither_the_job_nor_the_open_files(tmp_path, monkeypatch):
+    for name in ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"):
+        monkeypatch.setenv(name, "3")
+    held = os.open(tmp_path / "host_file", os.O_RDWR | os.O_CREAT)
+    os.set_inheritable(held, True)
+    script = tmp_path / "look.py"
+    script.write_text(
+        "import os, signal\n"
+        "print(sorted(k for k in os.environ if 'RANK' in k or 'PROCID' in k))\n"
+        "print([os.readlink(f'/proc/self/fd/{f}') for f in os.listdir('/proc/self/fd')\n"
+        "       if os.path.exists(f'/proc/self/fd/{f}')])\n"
+        "print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        assert child.run_module("look", [], tmp_path / "log", limit=30.0) == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        os.close(held)
+    variables, files, terminable = (tmp_path / "log").read_text().splitlines()
+    assert variables == "[]"
+    assert "host_file" not in files
+    assert terminable == "True"
+
+
+def test_a_host_that_ignores_its_children(tmp_path):
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        overlap = YacEngine(octants()).coarse(RegularGrid(2, 4))
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert overlap.area == pytest.approx(8 * [R2 * np.pi / 2], rel=1e-12)
+
+
+def test_the_interpreter_is_the_environments_not_the_host_program(monkeypatch, tmp_path):
+    monkeypatch.delenv("AI4LAND_PYTHON", raising=False)
+    monkeypatch.setattr("sys.executable", "/usr/local/bin/icon")
+    assert os.path.basename(child.interpreter()).startswith("python")
+    monkeypatch.setattr("sys.prefix", str(tmp_path))
+    with pytest.raises(RegridError, match=r"no Python interpreter found at .*set AI4LAND_PYTHON"):
+        child.interpreter()
+    monkeypatch.setenv("AI4LAND_PYTHON", str(tmp_path / "python3"))
+    with pytest.raises(RegridError, match="is not a program"):
+        child.interpreter()
+
+
+def test_under_mpirun_with_one_rank_of_two_calling(tmp_path):
+    """YAC duplicates the world communicator; in its own process that is a world of one."""
+    program = tmp_path / "host.py"
+    program.write_text(
+        "import sys\n"
+        "from mpi4py import MPI\n"
+        f"sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
+        "from regrid_hosts import cubed_sphere\n"
+        "from ai4land_coupler.grids import RegularGrid\n"
+        "from ai4land_coupler.regrid.yac import YacEngine\n"
+        "if MPI.COMM_WORLD.rank == 1:\n"
+        "    total = YacEngine(cubed_sphere(3)).coarse(RegularGrid(18, 36)).area.sum()\n"
+        "    print(f'total {total / (16 * 3.141592653589793 * 6371e3**2 / 4):.12f}')\n"
+        "MPI.COMM_WORLD.barrier()\n"
+    )
+    done = mpirun(2, os.sys.executable, program, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "total 1.000000000000" in done.stdout
+
+
+def test_t63_through_yac_is_close_to_its_parallels():
+    """Great circles instead of parallels move the edges by at most sin(2 phi) dlon^2 / 16, 7e-5 radians at 1.875."""
+    grid = t63()
+    polygons, exact = YacEngine(grid).coarse(COARSE), LatLonEngine(grid).coarse(COARSE)
+    assert_allclose(polygons.row_sum(), exact.row_sum(), rtol=2e-3)
