@@ -76,7 +76,11 @@ class Hooks:
                 self._view("land_fraction", land, ncell).copy(),
             )
 
-        return self._guard(handle, lambda: self._component(handle).set_grid(grid))
+        def set_grid() -> None:
+            component = self._component(handle)
+            component.set_grid(component.together(grid))
+
+        return self._guard(handle, set_grid)
 
     def put(self, handle: int, name: Any, n: int, values: Any) -> int:
         """Hand one class over; the component copies."""
