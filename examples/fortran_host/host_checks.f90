@@ -56,7 +56,7 @@ contains
 
         call MPI_Comm_rank(comm, rank, ierr)
         if (rank == 0) then
-            write (output_unit, '(a, i0, 2(a, f7.3, a, f7.3), 2(a, es7.1))') &
+            write (output_unit, '(a, i0, 2(a, f7.3, a, f7.3), 2(a, es7.1), a)') &
                 'host ', year, ': forest ', all(1)/million_km2, ' -> fine ', all(2)/million_km2, &
                 ', grassland ', all(3)/million_km2, ' -> fine ', all(4)/million_km2, &
                 ' million km2; sums off 1 by ', error(1), ' (fine), ', error(2), ' (columns)'
