@@ -13,42 +13,40 @@ from ai4land_coupler.regrid.polygons import Polygons, angle
 
 Float = NDArray[np.float64]
 Index = NDArray[np.int64]
+Pairs = tuple[Index, Index]
 
 _ROUNDING = 1e-13
 _PAIRS = 4096
 
 
-def split(hosts: Polygons, grid: RegularGrid, cells: Index) -> tuple[tuple[Index, Index], Index, Index]:
-    """Sort cells of a regular grid (m,), 0-based and distinct, by how host cells cover them.
+def split(hosts: Polygons, grid: RegularGrid, cells: Index) -> tuple[Pairs, Pairs]:
+    """Pair cells of a regular grid (m,), 0-based and distinct, with the host cells that cover them.
 
-    Returns ((position in `cells`, host) of every cell wholly inside a host cell), the positions of the cells that
-    host edges may cut, and the host cells (ascending) that may reach those.
+    Returns (position in `cells`, host) of every cell wholly inside a host cell, and of every other cell with each host
+    cell that may reach it, both in order of host.
     """
     blocks = _Blocks(grid, cells)
     block, host = _near(hosts, blocks)
-    inside: list[tuple[Index, Index]] = []
-    touched = np.zeros(cells.size, dtype=bool)
-    whole = np.zeros(cells.size, dtype=bool)
-    reaching = np.zeros(hosts.count.size, dtype=bool)
-    maybe: list[tuple[Index, Index]] = []
+    whole: list[Pairs] = []
+    cut: list[Pairs] = []
     for first in range(0, block.size, _PAIRS):
         b, h = block[first : first + _PAIRS], host[first : first + _PAIRS]
         within, near = _sides(hosts, h, blocks, b)
         place = blocks.position[b]
-        asked = place >= 0
-        pair, cell = np.nonzero(within & asked)
-        inside.append((place[pair, cell], h[pair]))
-        whole[place[pair, cell]] = True
-        pair, cell = np.nonzero(near & ~within & asked)
-        maybe.append((place[pair, cell], h[pair]))
-    for place, h in maybe:
-        open_ = ~whole[place]
-        touched[place[open_]] = True
-        reaching[h[open_]] = True
+        for found, chosen in ((whole, within), (cut, near & ~within)):
+            pair, cell = np.nonzero(chosen & (place >= 0))
+            found.append((place[pair, cell], h[pair]))
+    position, owner = _joined(whole)
+    is_whole = np.zeros(cells.size, dtype=bool)
+    is_whole[position] = True
+    place, reaching = _joined(cut)
+    open_ = ~is_whole[place]
+    return (position, owner), (place[open_], reaching[open_])
+
+
+def _joined(pairs: list[Pairs]) -> Pairs:
     empty = np.zeros(0, dtype=np.int64)
-    position, owner = (np.concatenate(part) for part in zip(*inside, strict=True)) if inside else (empty, empty)
-    position, first_of = np.unique(position, return_index=True)
-    return (position, owner[first_of]), np.flatnonzero(touched), np.flatnonzero(reaching)
+    return np.concatenate([empty, *(p[0] for p in pairs)]), np.concatenate([empty, *(p[1] for p in pairs)])
 
 
 class _Blocks:
@@ -82,7 +80,7 @@ class _Blocks:
         return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), z], -1)
 
 
-def _near(hosts: Polygons, blocks: _Blocks) -> tuple[Index, Index]:
+def _near(hosts: Polygons, blocks: _Blocks) -> Pairs:
     """(block, host) of all pairs whose bounding caps meet, in order of host."""
     centre, radius = hosts.caps
     every = np.arange(blocks.row.size)
@@ -110,7 +108,7 @@ def _near(hosts: Polygons, blocks: _Blocks) -> tuple[Index, Index]:
     return block[meet], host[meet]
 
 
-def _boxes(rows: Index, columns: Index) -> tuple[Index, Index]:
+def _boxes(rows: Index, columns: Index) -> Pairs:
     """(i, j) for every j < rows[i] columns[i], in order."""
     count = rows * columns
     item = np.repeat(np.arange(count.size), count)

@@ -36,7 +36,7 @@ class Polygons:
         order = np.argsort(~kept, axis=1, kind="stable")
         count = kept.sum(1)
         lon, lat = np.take_along_axis(lon, order, 1), np.take_along_axis(lat, order, 1)
-        flip = _area(_xyz(*_padded(lon, lat, count))) < 0
+        flip = signed_area(_xyz(*_padded(lon, lat, count))) < 0
         place = np.arange(lon.shape[1])[None, :]
         turned = np.where(flip[:, None] & (place < count[:, None]), count[:, None] - 1 - place, place)
         lon, lat = np.take_along_axis(lon, turned, 1), np.take_along_axis(lat, turned, 1)
@@ -59,7 +59,7 @@ class Polygons:
     @cached_property
     def area(self) -> Float:
         """Solid angle, (n,), steradians."""
-        return _area(self.xyz)
+        return signed_area(self.xyz)
 
     @cached_property
     def degenerate(self) -> NDArray[np.bool_]:
@@ -113,8 +113,11 @@ def _padded(lon: Float, lat: Float, count: Index) -> tuple[Float, Float]:
     return np.where(used, lon, lon[:, :1]), np.where(used, lat, lat[:, :1])
 
 
-def _area(xyz: Float) -> Float:
-    """Signed solid angle by a fan of triangles, tan(E/2) = a.(b-a)x(c-a) / (1 + a.b + b.c + c.a) (Eriksson 1990)."""
+def signed_area(xyz: Float) -> Float:
+    """Solid angle (n,) of corners (n, nvertex, 3), steradians, positive if counterclockwise seen from outside.
+
+    A fan of triangles with tan(E/2) = a.(b-a)x(c-a) / (1 + a.b + b.c + c.a) (Eriksson 1990).
+    """
     a, b, c = xyz[:, :1], xyz[:, 1:-1], xyz[:, 2:]
     triple = np.einsum("nvi,nvi->nv", np.broadcast_to(a, b.shape), np.cross(b - a, c - a))
     below = 1 + (a * b).sum(-1) + (b * c).sum(-1) + (c * a).sum(-1)
