@@ -84,14 +84,8 @@ class YacEngine:
 
 def shares_by_yac(tasks: list[tuple[Polygons, Polygons]]) -> list[Shares]:
     """First-order conservative shares for each (source, target), in one process; RegridError where it fails."""
-    grids: list[Polygons] = []
-    numbers = []
-    for pair in tasks:
-        for grid in pair:
-            if not any(grid is known for known in grids):
-                grids.append(grid)
-        numbers.append([next(i for i, known in enumerate(grids) if known is grid) for grid in pair])
-    arrays: dict[str, Any] = {"tasks": np.array(numbers)}
+    grids = list(dict.fromkeys(grid for pair in tasks for grid in pair))
+    arrays: dict[str, Any] = {"tasks": np.array([[grids.index(grid) for grid in pair] for pair in tasks])}
     for i, grid in enumerate(grids):
         used = np.arange(grid.lon.shape[1]) < grid.count[:, None]
         arrays |= {
