@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 STRIDE = 8  #: tiles and their corners are multiples of it: a stem of stride 2 and two pools
 RECEPTIVE_FIELD = 47  #: fine cells to a side a logit can depend on, corners being multiples of STRIDE

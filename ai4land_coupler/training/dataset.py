@@ -92,8 +92,12 @@ class Crops:
     """Crops of the globe with some boxes erased, which give zeros and no labels, and others kept from the loss."""
 
     def __init__(
-        self, statics: NDArray[np.float16], classes: NDArray[np.uint8], erased: tuple[Box, ...],
-        withheld: tuple[Box, ...], rim: int,
+        self,
+        statics: NDArray[np.float16],
+        classes: NDArray[np.uint8],
+        erased: tuple[Box, ...],
+        withheld: tuple[Box, ...],
+        rim: int,
     ) -> None:
         """Take statics (C, 3600, 7200), classes (3600, 7200); boxes are erased in place."""
         for box in erased:

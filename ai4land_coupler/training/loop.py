@@ -1,15 +1,16 @@
 """The training loop: closed cross-entropy on random crops, averaged weights, checkpoints, an emulator folder.
 
-    python -m ai4land_coupler.training.loop CONFIG            train, going on from a checkpoint if there is one
-    python -m ai4land_coupler.training.loop CONFIG --package  only write the emulator from the last checkpoint
+python -m ai4land_coupler.training.loop CONFIG            train, going on from a checkpoint if there is one
+python -m ai4land_coupler.training.loop CONFIG --package  only write the emulator from the last checkpoint
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -24,7 +25,17 @@ from torch import Tensor
 from ai4land_coupler.errors import ConfigError
 from ai4land_coupler.features import Channel
 from ai4land_coupler.training.dataset import (
-    CLASSES, FINE, MARGIN, SOUTH_AMERICA, Batch, Box, Crops, Draft, global_statics, perturb, statistics,
+    CLASSES,
+    FINE,
+    MARGIN,
+    SOUTH_AMERICA,
+    Batch,
+    Box,
+    Crops,
+    Draft,
+    global_statics,
+    perturb,
+    statistics,
 )  # fmt: skip
 from ai4land_coupler.unet import UNet, UNetConfig
 
@@ -94,6 +105,16 @@ def closing_offset(logits: Tensor, area: Tensor, totals: Tensor, iterations: int
         return torch.where(present, scale.clamp(min=1e-30).log(), -1e9)
 
 
+def young_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """Return an exponential average that forgets its first steps sooner: decay min(d, (1 + n) / (10 + n))."""
+
+    def average(old: Tensor, new: Tensor, seen: Tensor | int) -> Tensor:
+        kept = min(decay, (1 + float(seen)) / (10 + float(seen)))
+        return old * kept + new * (1 - kept) if old.is_floating_point() else new
+
+    return average
+
+
 def to_cells(values: Tensor, size: int) -> Tensor:
     """Rearrange (B, K, M, M) to (B (M / size)^2, K, size^2)."""
     b, k, m, _ = values.shape
@@ -152,7 +173,7 @@ class Training:
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         self.optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
         self.average = torch.optim.swa_utils.AveragedModel(
-            self.net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.average), use_buffers=True
+            self.net, avg_fn=young_average(config.average), use_buffers=True
         )
         self.step, self.seconds = 0, 0.0
         self.log: list[dict[str, Any]] = []
@@ -185,7 +206,7 @@ class Training:
         if self.step < c.warmup:
             return c.learning_rate * (self.step + 1) / c.warmup
         done = (self.step - c.warmup) / max(c.steps - c.warmup, 1)
-        return c.learning_rate * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * done)))
+        return c.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
     def batches(self) -> Iterator[Batch]:
         """Yield the batches of the remaining steps, each from its own seed, made one ahead in a thread."""

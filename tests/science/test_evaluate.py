@@ -1,0 +1,150 @@
+"""Scores can be had again from the maps; training closes what it scores and never sees South America."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_emulator
+import torch
+from netCDF4 import Dataset
+
+from ai4land_coupler.emulator import Emulator
+from ai4land_coupler.errors import ConfigError
+from ai4land_coupler.training import dataset, metrics
+from ai4land_coupler.training.evaluate import MAPS, evaluate
+from ai4land_coupler.training.loop import closed_loss, closing_offset, to_cells
+
+BOX = "-150.5,-40.2,-61.0,33.3"  # cuts coarse cells of 11.25 degrees on every side
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Emulator, dict, dict[str, np.ndarray], Path]:
+    folder = tmp_path_factory.mktemp("scored")
+    emulator = Emulator.load(small_emulator.build(folder / "small"))
+    result = evaluate(emulator, BOX, folder / "scores.json", folder / "maps.nc")
+    with Dataset(folder / "maps.nc") as data:
+        data.set_auto_mask(False)
+        maps = {name: np.asarray(variable[:]) for name, variable in data.variables.items()}
+    return emulator, result, maps, folder
+
+
+def blocks(values: np.ndarray) -> np.ndarray:
+    """Coarse cells (C, 100) of a map."""
+    ny, nx = values.shape
+    return values.reshape(ny // 10, 10, nx // 10, 10).swapaxes(1, 2).reshape(-1, 100)
+
+
+def test_scores_follow_from_the_maps_alone(scored: tuple) -> None:
+    _, result, maps, folder = scored
+    assert json.loads((folder / "scores.json").read_text()) == result
+    edges = np.radians(maps["lat"][:, None] + [-0.5625, 0.5625])
+    area = np.diff(np.sin(edges), axis=1) * np.ones(maps["lon"].size)
+    inside = (maps["lat"] > -61)[:, None] & (maps["lat"] < 33.3)[:, None]
+    inside = inside & (maps["lon"] > -150.5) & (maps["lon"] < -40.2) & (maps["observed"] > 0)
+    for part, cells in (("all", inside), ("mixed", inside & (maps["mixed"] == 1))):
+        for method in MAPS:
+            right = area * cells * (maps[method] == maps["observed"])
+            assert result[part][method]["accuracy"] == pytest.approx(right.sum() / (area * cells).sum(), abs=1e-12)
+            iou = [
+                (area * cells * ((maps[method] == k) & (maps["observed"] == k))).sum()
+                / (area * cells * ((maps[method] == k) | (maps["observed"] == k))).sum()
+                for k in range(1, 5)
+            ]
+            assert list(result[part][method]["iou"].values()) == pytest.approx(iou, abs=1e-12)
+            assert result[part][method]["miou"] == pytest.approx(np.mean(iou), abs=1e-12)
+
+
+def test_maps_cover_whole_coarse_cells_and_keep_their_counts(scored: tuple) -> None:
+    emulator, _, maps, _ = scored
+    assert np.array_equal(maps["observed"], emulator.base_map()[20:110, 20:130])
+    observed = blocks(maps["observed"])
+    for name in ("quota", "random"):
+        for k in range(5):
+            assert np.array_equal((blocks(maps[name]) == k).sum(1), (observed == k).sum(1)), name
+    for row, filled in zip(observed, blocks(maps["majority"]), strict=True):
+        assert np.array_equal(row > 0, filled > 0)
+        assert len(set(filled[row > 0])) <= 1
+    assert not np.array_equal(maps["random"], maps["observed"])
+
+
+def test_mixed_is_by_area(scored: tuple) -> None:
+    _, _, maps, _ = scored
+    edges = np.radians(maps["lat"][:, None] + [-0.5625, 0.5625])
+    area = np.diff(np.sin(edges), axis=1) * np.ones(maps["lon"].size)
+    observed, weight = blocks(maps["observed"]), blocks(area)
+    share = np.stack([(weight * (observed == k)).sum(1) for k in range(1, 5)])
+    expected = (share.max(0) < 0.95 * share.sum(0))[:, None] & (observed > 0)
+    assert np.array_equal(blocks(maps["mixed"]) == 1, expected)
+    assert 0 < expected.sum() < (observed > 0).sum()
+
+
+def test_scores_by_hand() -> None:
+    observed, predicted = np.array([1, 1, 2, 2], np.uint8), np.array([1, 2, 2, 2], np.uint8)
+    matrix = metrics.confusion(observed, predicted, np.array([3.0, 1.0, 1.0, 1.0]), 3)
+    result = metrics.scores(matrix, ("a", "b", "c"))
+    assert result["accuracy"] == pytest.approx(5 / 6)
+    assert result["iou"] == {"a": pytest.approx(3 / 4), "b": pytest.approx(2 / 3), "c": None}
+    assert result["miou"] == pytest.approx(17 / 24)
+    totals = np.array([[0.5, 0.5], [0.8, 0.2]])
+    assert metrics.random_accuracy(totals, np.array([1.0, 3.0])) == pytest.approx((0.5 + 3 * 0.68) / 4)
+
+
+def test_training_offset_closes_the_totals() -> None:
+    torch.manual_seed(0)
+    z, area = 2 * torch.randn(50, 4, 100), torch.rand(50, 100) + 0.5
+    totals = torch.softmax(torch.randn(50, 4), dim=1)
+    totals[:10, 2] = 0
+    totals = totals / totals.sum(1, keepdim=True)
+    p = torch.softmax(z + closing_offset(z, area, totals)[:, :, None], dim=1)
+    reached = (p * area[:, None]).sum(2) / area.sum(1, keepdim=True)
+    assert float((reached - totals).abs().max()) < 1e-3
+    assert not p[:10, 2].any()
+
+
+def test_gradient_of_the_closed_loss_is_weighted_p_minus_y() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 9, (2, 20, 20)).astype(np.uint8)
+    area = ((labels > 0) * rng.uniform(0.5, 1, (2, 20, 1))).astype(np.float32)
+    hit = (labels[:, None] == np.arange(1, 9)[:, None, None]) * area[:, None]
+    sums = hit.reshape(2, 8, 2, 10, 2, 10).sum((3, 5))
+    totals = (sums / sums.sum(1, keepdims=True)).astype(np.float32)
+    batch = dataset.Batch(np.zeros((2, 1, 1, 1), np.float32), labels, area, area, totals, 10)
+    z = torch.randn(2, 8, 20, 20, generator=torch.manual_seed(1)).requires_grad_()
+    closed_loss(z, batch)[0].backward()
+    assert z.grad is not None
+    gradient = to_cells(z.grad, 10)
+    weight = to_cells(torch.from_numpy(area / area.sum((1, 2), keepdims=True) / 2)[:, None], 10)[:, 0]
+    f = torch.from_numpy(totals).flatten(2).transpose(1, 2).reshape(-1, 8)
+    b = closing_offset(to_cells(z.detach(), 10), weight, f)
+    p = torch.softmax(to_cells(z.detach(), 10) + b[:, :, None], dim=1)
+    y = to_cells(torch.from_numpy(labels[:, None].astype(np.int64)), 10) == torch.arange(1, 9)[:, None]
+    torch.testing.assert_close(gradient, weight[:, None] * (p - y.float()), rtol=1e-3, atol=1e-7)
+
+
+def test_erased_and_withheld_land_is_never_trained_on() -> None:
+    classes = np.zeros((3600, 7200), np.uint8)
+    classes[1000:2200, 1800:3200] = 1
+    classes[::2, 1800:3200][500:1100] = 5
+    statics = np.ones((1, 3600, 7200), np.float16)
+    other = dataset.Box(-85.0, -83.0, -10.0, -8.0)
+    crops = dataset.Crops(statics, classes, (dataset.SOUTH_AMERICA,), (other,), rim=48)
+    box = (slice(680, 2060), slice(1960, 2920))  # 56 S to 13 N, 82 to 34 W
+    assert not statics[:, box[0], box[1]].any()
+    assert statics[:, :680].all()
+    assert not classes[box].any()
+    assert not crops.trained[680 - 48 : 2060 + 48, 1960 - 48 : 2920 + 48].any()
+    assert crops.trained[680 - 49, 1960]
+    assert not crops.trained[1600 - 48 : 1640 + 48, 1900 - 48 : 1940 + 48].any()
+    batch = crops.batch(np.array([[1600, 1840]]), 1, crops.trained)
+    assert not batch.weights[:, :, 160 - 48 :].any()
+    assert batch.weights.any()
+    assert not batch.inputs[:, :, :, 24 + 120 :].any()
+    corners, _ = crops.origins(crops.trained)
+    assert len(corners) > 0
+
+
+@pytest.mark.parametrize("text", ["europe", "1,2,3", "10,5,0,1", "0,1,-100,0"])
+def test_regions_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError):
+        dataset.Box.parse(text)

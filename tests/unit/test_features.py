@@ -1,0 +1,111 @@
+"""Static features: hand-derived fields, the same bits in every window, poles and the date line."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_emulator
+
+from ai4land_coupler.emulator import Emulator
+from ai4land_coupler.errors import EmulatorError
+from ai4land_coupler.features import (
+    CHANNELS,
+    RIM,
+    Channel,
+    Places,
+    StaticFeatures,
+    bilinear,
+    box_sums,
+    coarse_window,
+    terrain,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
+    return Emulator.load(small_emulator.build(tmp_path_factory.mktemp("small")))
+
+
+def test_box_sums_by_hand() -> None:
+    values = np.arange(25).reshape(5, 5)
+    assert box_sums(values, 1).tolist() == [[54, 63, 72], [99, 108, 117], [144, 153, 162]]
+
+
+def test_bilinear_is_exact_on_a_plane() -> None:
+    plane = (3 * np.arange(6)[:, None] + 2 * np.arange(7)[None, :]).astype(np.float32)
+    y, x = np.array([0.5, 1.25, 4.75]), np.array([0.0, 2.5, 5.5])
+    expected = 3 * y[:, None] + 2 * x[None, :]
+    np.testing.assert_allclose(bilinear(plane, Places.of(y), Places.of(x)), expected, rtol=1e-6)
+
+
+def test_terrain_of_a_slope_that_climbs_north() -> None:
+    """Height 10 m a row of 0.1 degree: dz/dy = 10 / 11119.5 m, no curvature, deviation of rows -1, 0, 1 is 8.165."""
+    height = np.repeat(10 * np.arange(5 + 2 * RIM)[:, None], 4 + 2 * RIM, axis=1)
+    lat = np.array([-0.2, -0.1, 0.0, 0.1, 0.2])
+    fields = terrain(height, lat, 0.1)
+    np.testing.assert_allclose(fields["slope"], np.sqrt(10 / 11119.493), rtol=1e-6)
+    sign = np.array([-1, -1, 1, 1, 1])[:, None] * np.ones((1, 4))
+    np.testing.assert_allclose(fields["poleward"], sign * np.sqrt(10 / 11119.493), rtol=1e-6)
+    np.testing.assert_allclose(fields["tpi_3"], 0, atol=1e-6)
+    np.testing.assert_allclose(fields["relief_3"], np.sqrt(10 * np.sqrt(2 / 3)), rtol=1e-6)
+    np.testing.assert_allclose(fields["height"][:, 0], np.sqrt(10 * np.arange(RIM, RIM + 5)), rtol=1e-6)
+
+
+def test_a_peak_stands_above_its_surroundings() -> None:
+    height = np.zeros((3 + 2 * RIM, 3 + 2 * RIM), np.int64)
+    height[RIM + 1, RIM + 1] = 900
+    assert terrain(height, np.zeros(3), 0.1)["tpi_3"][1, 1] == pytest.approx(np.sqrt(900 - 100))
+    assert terrain(height, np.zeros(3), 0.1)["tpi_3"][0, 0] == pytest.approx(-np.sqrt(100))
+
+
+@pytest.mark.parametrize("window", [(0, 0, 40, 40), (13, 295, 37, 61), (130, -30, 30, 400), (97, 170, 5, 3)])
+def test_windows_have_the_bits_of_the_globe(emulator: Emulator, window: tuple[int, int, int, int]) -> None:
+    features = StaticFeatures(emulator)
+    globe = features.window(0, 0, emulator.fine.nlat, emulator.fine.nlon)
+    row, col, nrow, ncol = window
+    cols = np.arange(col, col + ncol) % emulator.fine.nlon
+    assert np.array_equal(features.window(*window), globe[:, row : row + nrow][:, :, cols])
+
+
+def test_past_the_poles_all_is_zero(emulator: Emulator) -> None:
+    features = StaticFeatures(emulator)
+    south = features.window(-16, 0, 24, 8)
+    assert not south[:, :16].any()
+    assert np.array_equal(south[:, 16:], features.window(0, 0, 8, 8))
+    assert not features.window(emulator.fine.nlat, 0, 4, 4).any()
+
+
+def test_values_survive_half_precision(emulator: Emulator) -> None:
+    values = StaticFeatures(emulator).window(60, 100, 40, 40)
+    assert values.dtype == np.float32
+    assert np.array_equal(values, values.astype(np.float16).astype(np.float32))
+
+
+def test_channels_mean_what_they_say(emulator: Emulator) -> None:
+    values = dict(zip(CHANNELS, StaticFeatures(emulator).window(75, 20, 30, 50), strict=True))
+    assert np.array_equal(values["land"] == 1, emulator.base_map()[75:105, 20:70] > 0)
+    groups = np.stack([values[f"koppen_{letter}"] for letter in "abcde"])
+    assert set(np.unique(groups)) == {0.0, 1.0}
+    assert groups.sum(0).max() == 1
+    np.testing.assert_allclose(values["abs_lat"][0], abs(emulator.fine.lat[75]), rtol=1e-3)
+
+
+def test_unknown_channels_are_named(emulator: Emulator) -> None:
+    class Wrong:
+        path: Path = emulator.path
+        fine = emulator.fine
+        statics = (Channel("ndvi"),)
+        base_map = emulator.base_map
+
+    with pytest.raises(EmulatorError, match="ndvi"):
+        StaticFeatures(Wrong())
+
+
+def test_coarse_fractions_are_piecewise_constant_and_wrap() -> None:
+    coarse = np.arange(2 * 3 * 6, dtype=float).reshape(2, 3, 6)
+    window = coarse_window(coarse, -2, 58, 6, 4, 10)
+    assert window.dtype == np.float32
+    assert not window[:, :2].any()
+    assert window[0, 2:].tolist() == [[5, 5, 0, 0]] * 4
+    assert window[1, 5].tolist() == [23, 23, 18, 18]
+    assert not coarse_window(coarse, 30, 0, 4, 4, 10).any()

@@ -1,0 +1,77 @@
+"""The U-Net: how far it sees, that tiles do not matter to it, and that folding keeps its answer."""
+
+import numpy as np
+import pytest
+import torch
+
+from ai4land_coupler.unet import RECEPTIVE_FIELD, STRIDE, UNet, UNetConfig
+
+CONFIG = UNetConfig(static_channels=12, classes=4, widths=(16, 32, 32))
+
+
+def positive_network() -> UNet:
+    """A network whose weights are all positive, so that a larger input reaches every output that depends on it."""
+    torch.manual_seed(0)
+    net = UNet(CONFIG).eval()
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.copy_(weight.abs() + 0.01)
+    return net
+
+
+def reach(net: UNet, row: int, col: int) -> int:
+    """Largest distance, along either axis, from an input cell to an output that changes with it."""
+    x = torch.ones(1, 16, 128, 128)
+    changed = x.clone()
+    changed[:, :, row, col] += 1e6
+    with torch.inference_mode():
+        differs = (net(x) != net(changed)).any(dim=1)[0].numpy()
+    where = np.argwhere(differs)
+    return int(np.abs(where - [row, col]).max())
+
+
+def test_receptive_field_is_what_the_halo_must_cover() -> None:
+    net = positive_network()
+    farthest = max(reach(net, 64 + phase, 64 + phase) for phase in range(STRIDE))
+    assert farthest == RECEPTIVE_FIELD
+    assert farthest <= 48
+
+
+def test_a_tile_with_halo_equals_the_whole_bit_for_bit() -> None:
+    """Of the sizes that ship: oneDNN picks its kernels by channels, and those of narrow layers round differently."""
+    torch.manual_seed(1)
+    net = UNet(UNetConfig(static_channels=28, classes=8)).eval().to(memory_format=torch.channels_last)
+    x = torch.rand(1, 36, 240, 240)
+    with torch.inference_mode():
+        whole = net(x)
+        tile = net(x[:, :, 32:208, 32:208])
+    assert torch.equal(whole[:, :, 80:160, 80:160], tile[:, :, 48:-48, 48:-48])
+    assert not torch.equal(whole[:, :, 32:208, 32:208], tile)
+
+
+def test_folding_keeps_the_answer_of_the_batch_norms() -> None:
+    torch.manual_seed(2)
+    net = UNet(CONFIG, normalise=True)
+    x = torch.rand(4, 16, 64, 64)
+    for _ in range(5):
+        net(x)
+    net.eval()
+    folded = net.folded()
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+def test_logits_and_head_stay_float32_in_bfloat16() -> None:
+    net = UNet(CONFIG).in_precision(torch.bfloat16).eval()
+    assert net.head.weight.dtype == torch.float32
+    assert net.stem.weight.dtype == torch.bfloat16
+    with torch.inference_mode():
+        logits = net(torch.rand(1, 16, 32, 32))
+    assert logits.dtype == torch.float32
+    assert logits.shape == (1, 4, 32, 32)
+
+
+def test_sizes_that_make_no_network_are_refused() -> None:
+    with pytest.raises(ValueError, match="three widths"):
+        UNetConfig(3, 4, (8, 8))  # type: ignore[arg-type]
