@@ -17,14 +17,16 @@ app = typer.Typer(
 
 
 def ending_well(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn a CouplerError into its message on stderr and its status as exit code."""
+    """Turn a CouplerError into its message on stderr, once a run, and its status as exit code."""
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
         except CouplerError as error:
-            print(f"ai4land: {error}", file=sys.stderr)
+            mpi = sys.modules.get("mpi4py.MPI")
+            if mpi is None or mpi.COMM_WORLD.rank == 0:
+                print(f"ai4land: {error}", file=sys.stderr)
             raise typer.Exit(int(error.status)) from error
 
     return wrapped

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -40,6 +40,8 @@ from ai4land_coupler.year import (
 )
 
 log = logging.getLogger(__package__)
+
+T = TypeVar("T")
 
 
 class Component:
@@ -78,15 +80,19 @@ class Component:
         """Names that `put` takes."""
         return self._legend.names
 
-    def set_grid(self, grid: "HostGrid | Callable[[], HostGrid]") -> None:
+    def together(self, local: Callable[[], T]) -> T:
+        """Run a function that does not communicate; what it raises on one rank is raised on all. Collective."""
+        return self._alive().together(local)
+
+    def set_grid(self, grid: HostGrid) -> None:
         """Take this rank's host cells (none is normal), once. Collective.
 
-        A function that makes them may be given instead: what it raises then reaches every rank. Raises GridError or
-        RegridError on every rank alike.
+        Raises GridError or RegridError on every rank alike. Make the cells within `together` where they may be wrong
+        on one rank alone.
         """
         comm = self._alive()
-        own = comm.together(lambda: self._first_grid(grid))
-        self._domain = Domain.build(comm, self.emulator, self.config.regrid, own)
+        comm.together(self._refuse_second_grid)
+        self._domain = Domain.build(comm, self.emulator, self.config.regrid, grid)
 
     def put(self, name: str, values: ArrayLike) -> None:
         """Hand over one class of the state, (n,) fractions in the order of `set_grid`; judged in `step`. Local."""
@@ -228,10 +234,9 @@ class Component:
                 f"step({year}): expected a year {word} {last}, the last one (time: {self.config.time})"
             )
 
-    def _first_grid(self, grid: "HostGrid | Callable[[], HostGrid]") -> HostGrid:
+    def _refuse_second_grid(self) -> None:
         if self._domain is not None:
             raise UsageError("set_grid was already called; make another component for another grid")
-        return grid if isinstance(grid, HostGrid) else grid()
 
     def _alive(self) -> Communicator:
         if self._comm is None:

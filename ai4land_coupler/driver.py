@@ -1,5 +1,6 @@
 """`ai4land run`: the component driven by a netCDF file of coarse states, LUH2's included."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,14 +85,14 @@ def run(
     comm = MPI.COMM_WORLD
     config = _with_file_tolerance(Config.load(config_path))
     with Component.init(config, comm) as land:
-        states = CoarseStates.open(states_path, land.legend, config.state.fraction_of)
+        states = land.together(lambda: CoarseStates.open(states_path, land.legend, config.state.fraction_of))
         edges = np.linspace(0, len(states.lat_bounds), comm.Get_size() + 1).round().astype(int)
         part = slice(int(edges[comm.Get_rank()]), int(edges[comm.Get_rank() + 1]))
-        land.set_grid(states.grid(part))
+        land.set_grid(land.together(lambda: states.grid(part)))
         if read_from is not None:
             land.read_restart(read_from)
         for year in _chosen(states.years, first, last, config.time):
-            land.step(year, states.read(year, part))
+            land.step(year, land.together(functools.partial(states.read, year, part)))
         if write_to is not None:
             land.write_restart(write_to)
 

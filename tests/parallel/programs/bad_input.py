@@ -35,9 +35,7 @@ def attempt(name: str, call: Callable[[], object]) -> None:
 def mine(**changes: np.ndarray) -> HostGrid:
     """This rank's random deal of the cells, with arrays replaced on the odd rank."""
     everyone, part = cells(), deal("random", COMM.rank, COMM.size)
-    arrays = {
-        name: getattr(everyone, name)[part] for name in ("cell_id", "vertex_lon", "vertex_lat", "land_fraction")
-    }
+    arrays = {name: getattr(everyone, name)[part] for name in ("cell_id", "vertex_lon", "vertex_lat", "land_fraction")}
     return HostGrid(**(arrays | (changes if ODD else {})))
 
 
@@ -53,7 +51,9 @@ emulator, folder = sys.argv[1], Path(sys.argv[2])
 blocked = folder / "file-not-folder"
 blocked.write_text("in the way")
 attempt("emulator_missing", lambda: Component.init(Config(emulator=str(folder / "none")), COMM))
-attempt("output_unwritable", lambda: Component.init(Config(emulator=emulator, output=OutputConfig(folder=blocked)), COMM))
+attempt(
+    "output_unwritable", lambda: Component.init(Config(emulator=emulator, output=OutputConfig(folder=blocked)), COMM)
+)
 
 land = Component.init(Config(emulator=emulator), COMM)
 attempt("step_before_set_grid", lambda: land.step(2001))
@@ -64,9 +64,9 @@ ids[0] = ids[1]
 lat[0, 0] = np.nan
 overlapping = whole.vertex_lon.copy()
 overlapping[0] += 6.0
-attempt("grid_repeated_id", lambda: land.set_grid(lambda: mine(cell_id=ids)))
-attempt("grid_not_finite", lambda: land.set_grid(lambda: mine(vertex_lat=lat)))
-attempt("grid_overlap", lambda: land.set_grid(lambda: mine(vertex_lon=overlapping)))
+attempt("grid_repeated_id", lambda: land.set_grid(land.together(lambda: mine(cell_id=ids))))
+attempt("grid_not_finite", lambda: land.set_grid(land.together(lambda: mine(vertex_lat=lat))))
+attempt("grid_overlap", lambda: land.set_grid(land.together(lambda: mine(vertex_lon=overlapping))))
 attempt("set_grid", lambda: land.set_grid(whole))
 attempt("set_grid_again", lambda: land.set_grid(whole))
 good = state(whole.cell_id, land.legend, 2001)

@@ -1,0 +1,104 @@
+"""`ai4land run` on files as they come: LUH2's misspelt fill value and year axis, north first, icwtr, all-NaN land."""
+
+import json
+import sys
+from pathlib import Path
+
+import netCDF4
+import numpy as np
+import pytest
+import small_emulator
+from mpi import mpirun
+
+from ai4land_coupler.driver import CoarseStates
+from ai4land_coupler.errors import BadInputError, Status
+
+LEGEND = small_emulator.LEGEND
+YEARS = (2013, 2014, 2015)
+BUDGET = ("host", "fine", "filled", "unplaced", "coast_gap")
+AI4LAND = (sys.executable, "-m", "ai4land_coupler")
+
+
+def luh2_like(path: Path) -> np.ndarray:
+    """States of whole cells on a 10 degree grid, north first, sea at 1e20 under `_Fillvalue`; returns 1 - icwtr."""
+    lat, lon = 85.0 - 10 * np.arange(18), -175.0 + 10 * np.arange(36)
+    icwtr = np.clip(0.5 + 0.6 * np.sin(np.radians(3 * lon))[None, :] * np.cos(np.radians(2 * lat))[:, None], 0, 1)
+    rng = np.random.default_rng(0)
+    with netCDF4.Dataset(path, "w") as file:
+        for name, values in (("lat", lat), ("lon", lon)):
+            file.createDimension(name, values.size)
+            file.createVariable(name, "f8", (name,))[:] = values
+        file.createDimension("time", None)
+        time = file.createVariable("time", "f8", ("time",))
+        time.setncatts({"units": "years since 850-01-01 0:0:0", "calendar": "noleap"})
+        time[:] = np.array(YEARS) - 850
+        parts = rng.random((len(LEGEND), len(YEARS), 18, 36))
+        parts *= (1 - icwtr) / parts.sum(axis=0)
+        for name, values in zip(LEGEND, parts, strict=True):
+            variable = file.createVariable(name, "f4", ("time", "lat", "lon"))
+            variable.setncatts({"units": "1", "_Fillvalue": np.float32(1e20), "missing_value": np.float32(1e20)})
+            variable[:] = np.where(icwtr < 1, values, 1e20)
+    return 1 - icwtr
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
+    folder = tmp_path_factory.mktemp("run")
+    small_emulator.build(folder / "emulator")
+    (folder / "run.yaml").write_text(
+        "emulator: ./emulator\nstate: {fraction_of: cell}\noutput: {folder: out, fractions: [2015]}\n"
+    )
+    return folder, luh2_like(folder / "states.nc")
+
+
+def test_the_file_is_read_as_it_is_meant(files: tuple[Path, np.ndarray]) -> None:
+    folder, land = files
+    states = CoarseStates.open(folder / "states.nc", LEGEND, "cell")
+    assert states.years == YEARS
+    assert np.allclose(states.land_fraction, land, atol=1e-6)
+    assert (states.land_fraction[land == 0] == 0).all()
+    grid = states.grid(slice(0, 1))
+    assert grid.vertex_lat.max() == 90.0
+    assert grid.cell_id[:2].tolist() == [1, 2]
+    assert states.grid(slice(17, 18)).vertex_lat.min() == -90.0
+    with pytest.raises(BadInputError, match="'woods'"):
+        CoarseStates.open(folder / "states.nc", ("woods",), "cell")
+
+
+def test_a_run_on_two_ranks_writes_years_report_and_restart(files: tuple[Path, np.ndarray]) -> None:
+    folder, _ = files
+    done = mpirun(2, *AI4LAND, "run", "run.yaml", "states.nc", "--restart-to", "r.nc", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    for year in YEARS:
+        assert f"ai4land: {year}" in done.stderr
+        assert (folder / "out" / f"ai4land_{year}.nc").exists()
+    assert (folder / "r.nc").exists()
+    report = json.loads((folder / "out" / "report.json").read_text())
+    assert [entry["year"] for entry in report["years"]] == list(YEARS)
+    for entry in report["years"]:
+        areas = {name: np.array(list(entry[f"{name}_area_km2"].values())) for name in BUDGET}
+        host, fine, filled, unplaced, gap = (areas[name] for name in BUDGET)
+        assert np.abs(host - (fine - filled + unplaced + gap)).max() < 1e-12 * host.sum()
+        assert entry["largest_residual"] < 1e-12
+        assert set(entry["seconds"]) >= {"regrid", "features", "unet", "constraint", "exchange", "output", "total"}
+
+
+def test_a_run_is_taken_up_from_its_restart(files: tuple[Path, np.ndarray]) -> None:
+    folder, _ = files
+    first = (sys.executable, "-m", "ai4land_coupler", "run", "run.yaml", "states.nc")
+    assert mpirun(1, *first, "--last", "2014", "--restart-to", "half.nc", cwd=folder).returncode == 0
+    done = mpirun(2, *first, "--first", "2015", "--restart-from", "half.nc", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    repeated = mpirun(1, *first, "--first", "2014", "--restart-from", "half.nc", cwd=folder)
+    assert repeated.returncode == Status.TIME_ORDER
+    assert "expected a year after 2014" in repeated.stderr
+
+
+def test_a_wrong_configuration_ends_with_its_status_and_one_message(files: tuple[Path, np.ndarray]) -> None:
+    folder, _ = files
+    (folder / "wrong.yaml").write_text("emulator: ./emulator\nouput: {folder: out}\n")
+    done = mpirun(2, *AI4LAND, "run", "wrong.yaml", "states.nc", cwd=folder)
+    assert done.returncode == Status.CONFIG
+    assert "unknown key `ouput`; did you mean `output`" in done.stderr
+    assert "Traceback" not in done.stderr
