@@ -117,7 +117,7 @@ class Emulator:
         except RuntimeError as error:
             raise EmulatorError(f"{self.path / 'weights.safetensors'}: {error}") from error
         net = net.in_precision(dtypes[precision]).eval().requires_grad_(False)
-        return net.to(device).to(memory_format=torch.channels_last)
+        return net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def shipped_names() -> list[str]:

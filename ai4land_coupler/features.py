@@ -32,9 +32,20 @@ class Channel:
 class HasStatics(Protocol):
     """What StaticFeatures needs of an emulator."""
 
-    path: Path
-    fine: RegularGrid
-    statics: tuple[Channel, ...]
+    @property
+    def path(self) -> Path:
+        """The folder of statics.nc."""
+        ...
+
+    @property
+    def fine(self) -> RegularGrid:
+        """The fine grid."""
+        ...
+
+    @property
+    def statics(self) -> tuple[Channel, ...]:
+        """The channels, in the order of the network's input."""
+        ...
 
     def base_map(self) -> NDArray[np.uint8]:
         """Return the classes (nlat, nlon), 0 where water."""

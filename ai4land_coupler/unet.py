@@ -91,7 +91,7 @@ class UNet(nn.Module):
         plain = UNet(self.config)
         state = {}
         for name, module in self.named_modules():
-            if isinstance(module, ConvNorm):
+            if isinstance(module, ConvNorm) and len(module) == 2:
                 weight, bias = _fold(module)
                 state[f"{name}.0.weight"], state[f"{name}.0.bias"] = weight, bias
         own = self.state_dict()
@@ -108,9 +108,8 @@ class UNet(nn.Module):
 
 def _fold(module: ConvNorm) -> tuple[Tensor, Tensor]:
     """Return weight and bias of a convolution that equals convolution and batch norm in eval mode."""
-    conv = module[0]
-    if len(module) == 1:
-        return conv.weight, conv.bias
-    norm = module[1]
+    conv, norm = module
+    if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d) or norm.running_var is None:
+        raise TypeError(f"expected a convolution and its batch norm, got {module}")
     gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-    return conv.weight * gain[:, None, None, None], norm.bias - norm.running_mean * gain
+    return conv.weight * gain[:, None, None, None], norm.bias - torch.as_tensor(norm.running_mean) * gain

@@ -142,7 +142,7 @@ class Crops:
             weights.append(mask[inner] * areas[-1])
             rows_c = slice(row // size, (row + INTERIOR) // size)
             sums.append(self.totals[blocks][:, rows_c, cols[MARGIN:-MARGIN:size] // size])
-        stacked = Batch(*(np.stack(part) for part in (inputs, labels, weights, areas, sums)), size)
+        stacked = Batch(np.stack(inputs), np.stack(labels), np.stack(weights), np.stack(areas), np.stack(sums), size)
         mixed = ((stacked.totals > 0).sum(1) > 1).repeat(size, 1).repeat(size, 2)
         return replace(stacked, weights=stacked.weights * mixed)
 

@@ -167,7 +167,7 @@ class Training:
         self.channels, statics = prepare(config, classes)
         self.crops = Crops(statics, classes.copy(), (SOUTH_AMERICA,), config.withheld, config.rim)
         self.net = UNet(UNetConfig(len(self.channels), CLASSES, config.widths), normalise=True)
-        self.net.to(memory_format=torch.channels_last)
+        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         decayed = [p for p in self.net.parameters() if p.ndim > 1]
         plain = [p for p in self.net.parameters() if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
@@ -241,9 +241,16 @@ class Training:
         self.step += 1
         return scores
 
+    def averaged(self) -> UNet:
+        """Return the network of the averaged weights, batch norms folded."""
+        net = self.average.module
+        if not isinstance(net, UNet):
+            raise TypeError(f"expected a UNet, got {type(net)}")
+        return net.folded()
+
     def validate(self) -> dict[str, float]:
         """Score the averaged network on the withheld blocks with 0.5 degree inputs, one to a crop set."""
-        net = self.average.module.folded()
+        net = self.averaged()
         scores: dict[str, float] = {}
         for box in self.config.withheld:
             mask = np.zeros(self.crops.trained.shape, bool)

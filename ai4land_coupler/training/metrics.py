@@ -16,7 +16,7 @@ def confusion(
 ) -> NDArray[np.float64]:
     """Return the area in m2 of each pair (observed, predicted), (K, K); maps (n,) hold 1..K, area (n,)."""
     pair = (observed.astype(np.int64) - 1) * classes + predicted.astype(np.int64) - 1
-    return np.bincount(pair, area, classes * classes).reshape(classes, classes)
+    return np.bincount(pair, area, classes * classes).astype(np.float64).reshape(classes, classes)
 
 
 def scores(matrix: NDArray[np.float64], legend: Sequence[str]) -> dict[str, Any]:

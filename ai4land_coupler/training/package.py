@@ -30,9 +30,10 @@ def write_emulator(state: Training) -> Path:
     """Write the folder of the configuration from the averaged weights of the run; return its path."""
     config, folder = state.config, state.config.emulator
     folder.mkdir(parents=True, exist_ok=True)
-    net = state.average.module.folded()
+    net = state.averaged()
     weights = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in net.state_dict().items()}
     save_file(weights, folder / "weights.safetensors")
+    (folder / "weights.safetensors").chmod(0o644)
     for name in ("statics.nc", "base_map.nc"):
         shutil.copyfile(config.data / name, folder / name)
     record = training_record(state)

@@ -8,9 +8,10 @@ from __future__ import annotations
 import argparse
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from netCDF4 import Dataset
@@ -39,7 +40,7 @@ COLOURS = "#1b7837 #b8a14a #a6d96a #2a9d9d #f4c430 #d7191c #e8f4fb #b5a08a"
 class Packed:
     """A field on a regular global axis pair, south to north, to be packed as int16 by `scale`."""
 
-    values: NDArray[np.floating]  # (nlat, nlon)
+    values: NDArray[Any]  # (nlat, nlon)
     scale: float
     units: str
     long_name: str
@@ -131,12 +132,12 @@ def _sum(lengths: Mapping[int, NDArray[np.float64]], levels: tuple[int, ...]) ->
     return np.minimum(total, 0.5)
 
 
-def _shore_levels(data: Dataset) -> NDArray[np.int64]:
+def _shore_levels(data: Dataset) -> NDArray[Any]:
     """Levels of shore segments: bits 6-8 of the packed word, whose upper bits count the points."""
     return (data["Embedded_npts_levels_exit_entry_for_a_segment"][:] >> 6) & 7
 
 
-def _lengths(content: bytes, levels_of) -> dict[int, NDArray[np.float64]]:
+def _lengths(content: bytes, levels_of: Callable[[Dataset], NDArray[Any]]) -> dict[int, NDArray[np.float64]]:
     """Return {level: length of its lines in each fine cell, (3600, 7200) degrees} of a binned GMT file."""
     with Dataset("lines.nc", memory=content) as data:
         data.set_auto_mask(False)
@@ -176,7 +177,7 @@ def _rasterise(
     for value in np.unique(level):
         chosen = level[line] == value
         total = np.bincount(cell[chosen], weight[chosen], NLAT * NLON)
-        fields[int(value)] = total.reshape(NLAT, NLON)
+        fields[int(value)] = total.astype(np.float64).reshape(NLAT, NLON)
     return fields
 
 
@@ -214,7 +215,7 @@ def _offset(field: Packed) -> float:
     return 0.0 if top <= 32767 else 30000 * field.scale
 
 
-def _write_axes(data: Dataset, axes: tuple, suffix: str) -> tuple[str, str]:
+def _write_axes(data: Dataset, axes: tuple[NDArray[np.float64], NDArray[np.float64]], suffix: str) -> tuple[str, str]:
     names = (f"lat{suffix}", f"lon{suffix}")
     for name, values, kind, units in zip(
         names, axes, ("latitude", "longitude"), ("degrees_north", "degrees_east"), strict=True
