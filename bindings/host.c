@@ -25,7 +25,8 @@ static void find_openmp(void)
 
 void host_leave(host_state *host)
 {
-    feholdexcept(&host->floating_point);
+    fegetenv(&host->floating_point);
+    fesetenv(FE_DFL_ENV);
     find_openmp();
     if (!omp_get || !omp_set) return;
     host->omp_threads = omp_get();

@@ -21,7 +21,8 @@ typedef struct {
     int omp_threads;
 } host_state;
 
-/* Around every hook: floating-point environment (no traps inside) and number of OpenMP threads. */
+/* Around every hook: floating-point environment (inside: no traps, round to nearest, denormals kept) and number of
+   OpenMP threads (each side keeps its own). */
 void host_leave(host_state *host);
 void host_return(const host_state *host);
 

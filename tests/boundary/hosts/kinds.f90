@@ -121,8 +121,8 @@ contains
         call component%put('forest', reshape(real(land, real32), [n]), ierr)
         call check(ierr == 0, 'put', component)
         allocate (got(n))
-        call component%get('host', 'lat', got, ierr)
-        call check(ierr == 0 .and. all(abs(got - reshape(sum(lat, 1)/4, [n])) < 0.1), 'lat', component)
+        call component%get('host', 'lon', got, ierr)
+        call check(ierr == 0 .and. all(abs(got - reshape(sum(lon, 1)/4, [n])) < 1e-4), 'lon', component)
         call component%finalize(ierr)
     end subroutine in_one_dimension_i8r4
 
