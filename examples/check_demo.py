@@ -103,16 +103,17 @@ def fractions(path: Path, names: list[str]) -> Iterator[Measured]:
 
 
 def class_map(path: Path) -> Iterator[Measured]:
-    """Cells of each class in the map against the floor and the ceiling of their quota."""
+    """Cells of each class in the map against the floor and the ceiling of their quota, base map (`filled` 2) apart."""
     with netCDF4.Dataset(path) as file:
         file.set_auto_mask(False)
-        target, drawn = file["target"][:], np.squeeze(file["class"][:])
+        target, drawn, filled = file["target"][:], np.squeeze(file["class"][:]), np.squeeze(file["filled"][:])
     ratio = drawn.shape[0] // target.shape[1]
     cells = blocks(drawn, ratio)
+    own = blocks(filled, ratio).max(-1) < 2
     quota = target * (cells > 0).sum(-1)
     worst = 0.0
     for k in range(target.shape[0]):
-        count, some = (cells == k + 1).sum(-1), np.isfinite(quota[k])
+        count, some = (cells == k + 1).sum(-1), own & np.isfinite(quota[k])
         worst = max(worst, (np.abs(count - quota[k])[some]).max(initial=0.0))
     # a count is the floor or the ceiling of its quota exactly where it is less than one cell off
     yield Measured(f"{path.stem}: cells of a class in a coarse cell - their quota", worst, 1 - 1e-9)
@@ -153,7 +154,8 @@ def main(folder: Path) -> int:
     print("\n".join(map(str, measured)))
     stages = ", ".join(f"{stage} {sum(s[stage] for s in seconds) / len(seconds):.2f}" for stage in seconds[0])
     print(f"seconds a model year: {stages}; {100 * (1 - sum(s['unet'] for s in seconds) / total):.0f} % is not U-Net")
-    subprocess.run([Path(sys.executable).with_name("ai4land"), "plot", folder], check=True, stdout=subprocess.DEVNULL)
+    draw = [sys.executable, "-m", "ai4land_coupler", "plot", str(folder)]
+    subprocess.run(draw, check=True, stdout=subprocess.DEVNULL)
     print("results:")
     for path in sorted(folder.iterdir()):
         print(f"  {path}  {path.stat().st_size / 1e6:.1f} MB")

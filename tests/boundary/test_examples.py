@@ -14,12 +14,12 @@ from ai4land_coupler import buildinfo
 
 EXAMPLES = ROOT / "examples"
 MODULES = ("errors", "grid", "land_use", "history", "checks")
-YEARS = 3
+YEARS = 2
 
 
 @pytest.fixture(scope="module")
 def folder(emulator: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What prepare_demo.py makes for three years on the small emulator."""
+    """What prepare_demo.py makes for two years on the small emulator."""
     out = tmp_path_factory.mktemp("demo")
     script = EXAMPLES / "prepare_demo.py"
     run(sys.executable, script, out, "--emulator", emulator, "--years", str(YEARS), env=environment())
