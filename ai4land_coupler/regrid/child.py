@@ -44,12 +44,14 @@ def interpreter() -> str:
 
 
 def environment() -> dict[str, str]:
-    """The environment of a child: this one without its MPI job, one thread, the same modules."""
+    """The environment of a child: this one without its MPI job, one thread, the same modules to import.
+
+    Where AI4LAND_PYTHON names another interpreter, that one's own modules and this package.
+    """
     scrubbed = {k: v for k, v in os.environ.items() if not k.startswith(_JOB_VARIABLES)}
-    paths = [str(_PACKAGE_ROOT), *(p for p in sys.path if p)]
+    own = [] if "AI4LAND_PYTHON" in os.environ else [p for p in sys.path if p]
     scrubbed |= {
-        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
-        "PYTHONNOUSERSITE": "1",
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys([str(_PACKAGE_ROOT), *own])),
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
         "OMPI_MCA_ess_singleton_isolated": "1",  # Open MPI: start no daemon beside a process without a job

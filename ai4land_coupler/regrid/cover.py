@@ -44,6 +44,12 @@ def split(hosts: Polygons, grid: RegularGrid, cells: Index) -> tuple[Pairs, Pair
     return (position, owner), (place[open_], reaching[open_])
 
 
+def within_reach(hosts: Polygons, grid: RegularGrid) -> Index:
+    """Cells of a regular grid that host cells may overlap, ascending; all others they do not."""
+    blocks = _Blocks(grid, np.arange(grid.size))
+    return np.sort(blocks.position[np.unique(_near(hosts, blocks)[0])].ravel())
+
+
 def _joined(pairs: list[Pairs]) -> Pairs:
     empty = np.zeros(0, dtype=np.int64)
     return np.concatenate([empty, *(p[0] for p in pairs)]), np.concatenate([empty, *(p[1] for p in pairs)])
@@ -95,8 +101,7 @@ def _near(hosts: Polygons, blocks: _Blocks) -> Pairs:
     north = np.floor((lat + radius + np.pi / 2) / step_lat + 1e-6).astype(np.int64)
     south, north = np.maximum(south, blocks.row.min()), np.minimum(north, blocks.row.max())
     round_pole = np.abs(lat) + radius >= np.pi / 2 - 1e-6
-    with np.errstate(divide="ignore", invalid="ignore"):
-        half = np.arcsin(np.minimum(np.sin(radius) / np.cos(lat), 1.0))
+    half = np.arcsin(np.minimum(np.sin(radius) / np.where(round_pole, 1.0, np.cos(lat)), 1.0))
     west = np.floor((lon - half + np.pi) / step_lon - 1e-6).astype(np.int64)
     count = np.minimum(np.floor((lon + half + np.pi) / step_lon + 1e-6).astype(np.int64) - west + 1, n_column)
     west, count = np.where(round_pole, 0, west), np.where(round_pole, n_column, count)

@@ -6,6 +6,7 @@ cells that the host does not have (its sea cells, where only land is coupled) ar
 """
 
 import hashlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from ai4land_coupler.regrid.overlap import Overlap
 Float = NDArray[np.float64]
 Index = NDArray[np.int64]
 
+_LOG = logging.getLogger("ai4land_coupler")
 _NAMES = {
     "row": ("row", "dst_address"),
     "col": ("col", "src_address"),
@@ -240,6 +242,8 @@ def _covered(links: Links, path: Path, coarse: RegularGrid) -> Float:
             f"regrid.file {path}: weights of target cell {cell + 1} sum to {sums[cell]:.8g}, which {rule} "
             "weights do not; the file is damaged or not conservative"
         )
+    if rule == "fracarea" and links.covered is None:
+        _LOG.warning("%s does not say how much of its target cells is covered; taken as all of each", path)
     if rule == "destarea" or links.covered is None:
         return np.ones(coarse.size)
     return links.covered

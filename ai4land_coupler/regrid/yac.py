@@ -57,11 +57,12 @@ class YacEngine:
         """Overlap areas of all coarse cells (rows) with the host cells (columns), great circles on both sides."""
         if not self._host.size:
             return Overlap.from_triplets([], [], [], coarse.size, 0)
-        target = Polygons.of_cells(coarse, np.arange(coarse.size))
+        cells = cover.within_reach(self._cells, coarse)
+        target = Polygons.of_cells(coarse, cells)
         shares, own = shares_by_yac([(self._cells, target), (self._cells, self._cells)])
         _refuse_overlaps(self._host, own)
         area = shares.share * target.area[shares.row] * EARTH_RADIUS**2
-        overlap = Overlap.from_triplets(shares.row, shares.col, area, coarse.size, self._host.size)
+        overlap = Overlap.from_triplets(cells[shares.row], shares.col, area, coarse.size, self._host.size)
         _refuse_lost(self._host, overlap.col_sum(), self._cells.area * EARTH_RADIUS**2)
         return overlap
 

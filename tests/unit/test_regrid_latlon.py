@@ -99,7 +99,7 @@ def rectilinear(draw):
     return [b for b, k in zip(bounds, kept, strict=True) if k and b[1] - b[0] < 180], draw(st.integers(0, 2**31))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(rectilinear())
 def test_any_lattice_agrees_with_the_oracle(case):
     bounds, seed = case
@@ -201,23 +201,26 @@ def test_a_rotated_grid_is_not_lat_lon():
 
 
 @pytest.mark.parametrize(
-    "bounds",
+    ("first", "last"),
     [
-        [(0, 10, 0, 10), (10, 20, 0, 10), (19.9, 29, 0, 10)],  # beside each other in one row
-        [(0, 10, 0, 10), (10, 20, 0, 10), (12, 18, 4, 14)],  # between rows
-        [(350, 361, 0, 10), (10, 20, 0, 10), (0, 9, 0, 10)],  # across Greenwich
-        [(175, 185, 0, 10), (10, 20, 0, 10), (-176, -170, 0, 10)],  # across the date line
-        [(0, 10, 0, 10), (10, 20, 0, 10), (0, 10, 0, 10)],  # the same cell twice
-        [(0, 360, 80, 90), (10, 20, 0, 10), (7, 9, 70, 81)],  # under a polar cap
+        ((0, 10, 0, 10), (9.9, 19, 0, 10)),  # beside each other in one row
+        ((0, 10, 0, 10), (2, 8, 4, 14)),  # in different rows
+        ((350, 361, 0, 10), (0, 9, 0, 10)),  # across Greenwich
+        ((175, 185, 0, 10), (-176, -170, 0, 10)),  # across the date line
+        ((0, 10, 0, 10), (0, 10, 0, 10)),  # the same cell twice
+        ((0, 360, 80, 90), (7, 9, 70, 81)),  # under a polar cap
     ],
 )
-def test_overlapping_cells_are_named(bounds):
-    if bounds[2] == (19.9, 29, 0, 10):
-        with pytest.raises(GridError, match="host cells 102 and 103 overlap"):
-            LatLonEngine(boxes(bounds, cell_id=[101, 102, 103]))
-        return
-    with pytest.raises(GridError, match=r"host cells 10[12] and 103 overlap by .* km2"):
-        LatLonEngine(boxes(bounds, cell_id=[101, 102, 103]))
+def test_overlapping_cells_are_named(first, last):
+    with pytest.raises(GridError, match=r"host cells 101 and 103 overlap by .* km2"):
+        LatLonEngine(boxes([first, (40, 50, 0, 10), last], cell_id=[101, 102, 103]))
+
+
+def test_cells_that_touch_or_overlap_by_rounding_are_accepted():
+    """A ten thousandth of a cell is the limit: 0.0009 of 10 degrees passes, 0.0011 does not."""
+    LatLonEngine(boxes([(0, 10.0009, 0, 10), (10, 20, 0, 10)]))
+    with pytest.raises(GridError, match="host cells 1 and 2 overlap"):
+        LatLonEngine(boxes([(0, 10.0011, 0, 10), (10, 20, 0, 10)]))
 
 
 def test_an_empty_cell_is_named():
@@ -241,7 +244,7 @@ def test_fine_cells_do_not_depend_on_their_company():
 
 
 def test_it_is_fast():
-    """Seconds of this process on one core: 0.3 s for the globe at 0.5 degrees, 0.05 s for a tile of 240 x 240."""
+    """0.3 s for the globe at 0.5 degrees and 0.05 s for a tile of 240 x 240 on one core; twice that if it is busy."""
     engine = LatLonEngine(t63())
     row, column = np.mgrid[2000:2240, 3500:3740]
     cells = (row * FINE.nlon + column).ravel()

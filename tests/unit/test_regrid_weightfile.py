@@ -115,10 +115,12 @@ def test_links_of_cells_that_the_host_lacks_are_left_out(tmp_path, whole, land):
     assert given.n_col == LAND.size
 
 
-def test_a_file_with_weights_alone(tmp_path, whole):
+def test_a_file_with_weights_alone(tmp_path, whole, caplog):
     """esmpy's own files have row, col and S only; a global host covers every target cell, whose exact area counts."""
     file = esmf(tmp_path / "w.nc", whole, area_b=None, frac_b=None, normalization="")
-    assert_same(from_file(file).coarse(COARSE), whole)
+    with caplog.at_level(logging.WARNING, "ai4land_coupler"):
+        assert_same(from_file(file).coarse(COARSE), whole)
+    assert "does not say how much of its target cells is covered" in caplog.text
 
 
 def test_repeated_links_are_summed(tmp_path, whole):
@@ -173,7 +175,6 @@ def change(name, value, at=7):
         (change("area_b", np.nan), r"target area needs 648 finite values"),
         (lambda _: {"n_b": 700, "area_b": None, "frac_b": None}, r"for 700 target cells, .* has 648 \(18 x 36\)"),
         (lambda _: {"n_a": 20}, r"source addresses must be in 1\.\.20"),
-        (lambda _: {"S": None, "row": None}, None),
         (lambda _: {"normalization": "enforced"}, r"normalization is 'enforced', expected fracarea or destarea"),
         (
             lambda _: {"xc_b": np.tile(COARSE.lon + 180, 18), "yc_b": np.repeat(COARSE.lat, 36)},
@@ -186,16 +187,17 @@ def change(name, value, at=7):
     ],
 )
 def test_what_is_wrong_is_said(tmp_path, whole, changes, message):
-    if message is None:
-        file = tmp_path / "w.nc"
-        with netCDF4.Dataset(file, "w") as data:
-            data.createDimension("x", 3)
-            data.createVariable("temperature", "f8", ("x",))[:] = 0
-        message = r"no variable row or dst_address, col or src_address, S or remap_matrix"
-    else:
-        file = esmf(tmp_path / "w.nc", whole, **changes(whole))
+    file = esmf(tmp_path / "w.nc", whole, **changes(whole))
     with pytest.raises(RegridError, match=message):
         from_file(file).coarse(COARSE)
+
+
+def test_a_netcdf_file_of_something_else_is_refused(tmp_path):
+    with netCDF4.Dataset(tmp_path / "w.nc", "w") as data:
+        data.createDimension("x", 3)
+        data.createVariable("temperature", "f8", ("x",))[:] = 0
+    with pytest.raises(RegridError, match="no variable row or dst_address, col or src_address, S or remap_matrix"):
+        from_file(tmp_path / "w.nc").coarse(COARSE)
 
 
 def test_second_order_weights_are_refused(tmp_path, whole):

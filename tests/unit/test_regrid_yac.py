@@ -87,6 +87,15 @@ def test_a_land_only_host_has_the_columns_of_the_whole():
     assert_allclose(some.area, whole.area[entries], rtol=1e-9)
 
 
+def test_only_coarse_cells_in_reach_are_asked_about():
+    grid = voronoi(300)
+    hosts = Polygons.of(grid.vertex_lon[:3], grid.vertex_lat[:3])
+    cells = cover.within_reach(hosts, COARSE)
+    overlap = YacEngine(grid).coarse(COARSE)
+    assert np.isin(overlap.row[overlap.col < 3], cells).all()
+    assert cells.size < COARSE.size // 4
+
+
 def test_a_cell_over_the_pole():
     """Corners at 80 N, 90 degrees apart: four triangles with the pole, each with the angle pi/2 there and two equal
     others: tan b = cot(45) / cos c with the sides c = 10 degrees, so the area is 4 (pi/2 + 2 b - pi)."""
