@@ -59,17 +59,33 @@ static void start_interpreter(const char *executable)
     PyEval_SaveThread();
 }
 
+/* An interpreter that the host started finds other packages than ours: add those of our environment behind its own. */
+static void join_interpreter(const char *executable)
+{
+    const char *end = strrchr(executable, '/');
+    char packages[4096];
+    snprintf(packages, sizeof packages, "%.*s/../lib/python%d.%d/site-packages", end ? (int)(end - executable) : 0, executable,
+             PY_MAJOR_VERSION, PY_MINOR_VERSION);
+    PyGILState_STATE lock = PyGILState_Ensure();
+    PyObject *site = PyImport_ImportModule("site");
+    PyObject *done = site ? PyObject_CallMethod(site, "addsitedir", "s", packages) : NULL;
+    PyErr_Clear(); /* what is still missing is said when it is imported */
+    Py_XDECREF(done);
+    Py_XDECREF(site);
+    PyGILState_Release(lock);
+}
+
 static void start(void)
 {
     const char *executable = getenv("AI4LAND_PYTHON");
     if (!executable || !*executable) executable = AI4LAND_PYTHON_EXECUTABLE;
     show_libpython();
-    if (!Py_IsInitialized()) {
-        if (access(executable, X_OK) == 0)
-            start_interpreter(executable);
-        else
-            snprintf(refusal, sizeof refusal, "cannot run the Python interpreter %s: %s; " MEND, executable, strerror(errno));
-    }
+    if (Py_IsInitialized())
+        join_interpreter(executable);
+    else if (access(executable, X_OK) == 0)
+        start_interpreter(executable);
+    else
+        snprintf(refusal, sizeof refusal, "cannot run the Python interpreter %s: %s; " MEND, executable, strerror(errno));
     if (!*refusal && python_start_cffi() != 0)
         snprintf(refusal, sizeof refusal, "the package cffi of %s did not start (details on stderr); " MEND, executable);
 }

@@ -1,7 +1,7 @@
 """The host's process is left as it was, whatever the host brought with it and whoever loaded it."""
 
-import shutil
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -47,8 +47,7 @@ def test_another_python_runs_already(compiled: Compile, config: Path, lock: str)
     read = sysconfig.get_config_var
     more = [f"-L{read('LIBDIR')}", f"-lpython{read('LDVERSION')}", f"-Wl,-rpath,{read('LIBDIR')}"]
     program = compiled("other_python.c", before=[f"-I{sysconfig.get_path('include')}"], more=more)
-    python = Path(shutil.which("python3", path=sysconfig.get_path("scripts")) or "").parent
-    done = mpirun(1, program, config, lock, env={"PATH": f"{python}:/usr/bin:/bin"})
+    done = mpirun(1, program, config, lock, env={"PYTHONHOME": sys.base_prefix})
     assert done.returncode == 0, done.stderr
 
 
