@@ -57,8 +57,11 @@ class RegularGrid:
 
     @cached_property
     def area_rows(self) -> NDArray[np.float64]:
-        """Area of one cell of each row, shape (nlat,), m2: R^2 dlon (sin lat_north - sin lat_south)."""
-        band = np.diff(np.sin(np.radians(self.lat_edges)))
+        """Area of one cell of each row, shape (nlat,), m2: R^2 dlon (sin lat_north - sin lat_south).
+
+        The difference of sines is 2 cos(centre) sin(half the width), which keeps its digits at the poles.
+        """
+        band = 2 * np.cos(np.radians(self.lat)) * np.sin(np.radians(90.0 / self.nlat))
         return EARTH_RADIUS**2 * np.radians(360.0 / self.nlon) * band
 
     def ratio_to(self, fine: "RegularGrid") -> int:
