@@ -29,7 +29,6 @@ class Publisher:
         self._provenance = provenance
         self._speaks = speaks
         self._folder = config.folder if config else None
-        self._wanted: str | tuple[int, ...] = config.fractions if config else "none"
         self._reports: list[YearReport] = []
         self._files: list[str] = []
         self._writer: YearWriter | None = None
@@ -43,7 +42,7 @@ class Publisher:
         if self._writer is None:
             return
         own = {cells.tile.index: i for i, cells in enumerate(domain.own)}
-        with_fractions = self._wanted == "all" or fields.year in self._wanted
+        with_fractions = self._writer.has_fractions(fields.year)
 
         def local(tile: Tile) -> dict[str, NDArray]:
             cells, of_tile = domain.own[own[tile.index]], fields.tiles[own[tile.index]]
