@@ -6,13 +6,13 @@ from pathlib import Path
 from ai4land_coupler.errors import UsageError
 
 
-def flags(cflags: bool = False, fflags: bool = False, libs: bool = False, prefix: "Path | str" = sys.prefix) -> str:
+def flags(cflags: bool = False, fflags: bool = False, libs: bool = False, prefix: "Path | str | None" = None) -> str:
     """Flags for a C or C++ compiler, for a Fortran compiler and for the linker, on one line.
 
     `libs` carries the run path, so that the host finds the library where it is installed: under `prefix`, by default
     the running environment. Raises UsageError where it was not built, or where nothing is asked for.
     """
-    root = Path(prefix)
+    root = Path(prefix or sys.prefix)
     include, lib = root / "include", root / "lib"
     if not (include / "ai4land_coupler.h").exists() or not (lib / "libai4land_coupler.so").exists():
         raise UsageError(
