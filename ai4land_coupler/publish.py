@@ -66,9 +66,10 @@ class Publisher:
         self._reports.append(report)
         if self._speaks:
             log.info(report.line(before))
-        if self._folder is not None:
+        folder = self._folder
+        if folder is not None:
             whole = run_report(self._reports, self._provenance, self._files)
-            comm.together(lambda: write_report(self._folder, whole) if self._speaks else None)
+            comm.together(lambda: write_report(folder, whole) if self._speaks else None)
 
     def summarise(self) -> None:
         """Log where the files are."""
