@@ -26,7 +26,14 @@ def deepbind() -> Iterator[None]:
 
 
 def load() -> None:
-    """Import every module that bundles libraries, so that no later import has to think of it."""
+    """Import every module that bundles libraries, so that no later import has to think of it.
+
+    What an import adds to the environment is taken back: netCDF4 sets HDF5_PLUGIN_PATH, where the host's HDF5 would
+    then look for filters.
+    """
+    before = set(os.environ)
     with deepbind():
         for name in BUNDLING:
             importlib.import_module(name)
+    for name in set(os.environ) - before:
+        del os.environ[name]

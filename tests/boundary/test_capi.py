@@ -1,5 +1,6 @@
 """The Python side of the hooks, called with a bare cffi.FFI and a component that only records."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import cffi
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from building import declared
 
+from ai4land_coupler import capi
 from ai4land_coupler.capi import ANSWERED, HOOKS, Hooks
 from ai4land_coupler.errors import BadInputError, CouplerError, Status
 
@@ -175,6 +177,31 @@ def test_texts_are_cut_at_whole_characters(hooks: Hooks, ffi: cffi.FFI, made: li
     assert text.startswith(got)
     assert len(text.encode()) - len(got.encode()) <= max(0, len(text.encode()) - length + 2)
     assert bytes(ffi.buffer(buffer))[length:] == b"#" * (120 - length) + b"\0"
+
+
+class OtherMPI:
+    """An MPI library that is not the host's: never initialised, or every process alone."""
+
+    def __init__(self, initialized: bool) -> None:
+        self.Is_initialized = lambda: initialized
+        self.Get_library_version = lambda: "Some MPI 1.0\nbuilt elsewhere"
+        self.Comm = self
+
+    def f2py(self, comm: int) -> Any:
+        """Rank 0 of 1, whatever is asked for."""
+        return SimpleNamespace(Get_size=lambda: 1, Get_rank=lambda: 0)
+
+
+@pytest.mark.parametrize("initialized", [True, False])
+def test_another_mpi_is_found_out(
+    hooks: Hooks, ffi: cffi.FFI, monkeypatch: pytest.MonkeyPatch, initialized: bool
+) -> None:
+    """mpi4py on a library that the host did not start, or that sees another communicator, is named and refused."""
+    monkeypatch.setattr(capi, "MPI", OtherMPI(initialized))
+    assert hooks.check_mpi(3, 2, 1) == ANSWERED + Status.MPI
+    assert "(Some MPI 1.0)" in text_of(hooks, ffi, 0)[1]
+    if initialized:
+        assert hooks.check_mpi(3, 1, 0) == OK
 
 
 def test_what_is_declared_is_answered() -> None:

@@ -14,7 +14,7 @@ from mpi import environment, mpirun
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_process_is_left_as_found(compiled: Compile, config: Path, tmp_path: Path, ranks: int) -> None:
-    """Traps, rounding, signals, threads, folder, locale and MPI error handlers after every hook; nothing on stdout."""
+    """Traps, rounding, signals, threads, folder, locale, environment and MPI error handlers; nothing on stdout."""
     done = mpirun(ranks, compiled("neutral.c", more=["-fopenmp"]), config, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
@@ -24,7 +24,7 @@ def test_process_is_left_as_found(compiled: Compile, config: Path, tmp_path: Pat
 def test_host_with_its_own_netcdf_and_openmp(compiled: Compile, config: Path, tmp_path: Path, ranks: int) -> None:
     """A netCDF-4 file of the system's library, open across every hook, holds what was written between them."""
     compile_flags, link_flags = (run("nf-config", flag).split() for flag in ("--fflags", "--flibs"))
-    before = [*compile_flags, "-fopenmp", str(HOSTS / "check_host.f90")]
+    before = [*compile_flags, "-fopenmp", "-ffpe-trap=invalid,zero,overflow", str(HOSTS / "check_host.f90")]
     done = mpirun(ranks, compiled("netcdf_openmp.f90", before=before, more=link_flags), config, tmp_path)
     assert done.returncode == 0, done.stderr
     for rank in range(ranks):

@@ -15,9 +15,22 @@ typedef struct {
     struct sigaction action[NSIG];
     char folder[4096], locale[256];
     MPI_Errhandler on_world, on_self;
+    unsigned long environment;
 } process;
 
 static void on_terminate(int number) { (void)number; }
+
+/* Whatever the order of the variables. */
+static unsigned long sum_of_environment(void)
+{
+    unsigned long sum = 0;
+    for (char **entry = environ; *entry; entry++) {
+        unsigned long hash = 5381;
+        for (const char *c = *entry; *c; c++) hash = 33 * hash + (unsigned char)*c;
+        sum += hash;
+    }
+    return sum;
+}
 
 static process look(void)
 {
@@ -26,6 +39,7 @@ static process look(void)
     for (int number = 1; number < NSIG; number++) sigaction(number, NULL, &p.action[number]);
     if (!getcwd(p.folder, sizeof p.folder)) exit(2);
     snprintf(p.locale, sizeof p.locale, "%s", setlocale(LC_ALL, NULL));
+    p.environment = sum_of_environment();
     MPI_Comm_get_errhandler(MPI_COMM_WORLD, &p.on_world);
     MPI_Comm_get_errhandler(MPI_COMM_SELF, &p.on_self);
     return p;
@@ -41,6 +55,7 @@ static void check_unchanged(int handle, const process *before)
         CHECK(memcmp(&now.action[number].sa_handler, &before->action[number].sa_handler, sizeof(void *)) == 0);
     CHECK(strcmp(now.folder, before->folder) == 0);
     CHECK(strcmp(now.locale, before->locale) == 0);
+    CHECK(now.environment == before->environment);
     CHECK(now.on_world == before->on_world && now.on_self == before->on_self);
 }
 
