@@ -86,7 +86,7 @@ def evaluate(
 
 
 def predict(where: Region) -> tuple[dict[str, NDArray[np.uint8]], NDArray[np.float64]]:
-    """Return class maps (ny, nx) of the window, 0 off land, with the flag `mixed`, and totals (C, K) of its cells."""
+    """Return class maps (ny, nx) of the window, 0 off land, with the flag `mixed`; and totals (C, K) of its land."""
     observed = where.emulator.base_map()[where.window]
     labels, area = to_blocks(observed, where.ratio), to_blocks(where.area * (observed > 0), where.ratio)
     land = labels > 0
@@ -101,7 +101,7 @@ def predict(where: Region) -> tuple[dict[str, NDArray[np.uint8]], NDArray[np.flo
         "quota": quota(fractions, land[used], ids[used], share),
         "majority": metrics.majority_map(totals, land[used]),
         "random": metrics.random_map(labels[used], SEED),
-        "mixed": (metrics.mixed(totals)[:, None] & land[used]).astype(np.uint8),
+        "mixed": (metrics.mixed(counts)[:, None] & land[used]).astype(np.uint8),
     }
     maps = {}
     for name, values in chosen.items():
@@ -167,18 +167,15 @@ def score(where: Region, maps: dict[str, NDArray[np.uint8]], totals: NDArray[np.
     legend = where.emulator.legend
     land = (maps["observed"] > 0) & where.inside
     result: dict[str, Any] = {"box": asdict(where.box), "weights": "cell area", "mixed_below": metrics.MIXED_BELOW}
-    blocks = to_blocks(where.area * land, where.ratio)
-    weight = blocks.sum(axis=1)[to_blocks(maps["observed"], where.ratio).any(axis=1)]
-    for name, cells, kept in (
-        ("all", land, weight),
-        ("mixed", land & (maps["mixed"] > 0), weight * metrics.mixed(totals)),
-    ):
+    used = to_blocks(maps["observed"], where.ratio).any(axis=1)
+    for name, cells in (("all", land), ("mixed", land & (maps["mixed"] > 0))):
         area = where.area[cells]
+        weight = to_blocks(where.area * cells, where.ratio).sum(axis=1)[used]
         part: dict[str, Any] = {"area_km2": float(area.sum() / 1e6), "cells": int(cells.sum())}
         for method in MAPS:
             matrix = metrics.confusion(maps["observed"][cells], maps[method][cells], area, len(legend))
             part[method] = metrics.scores(matrix, legend)
-        part["random_expected_accuracy"] = metrics.random_accuracy(totals, kept)
+        part["random_expected_accuracy"] = metrics.random_accuracy(totals, weight)
         part["argmax_over_majority"] = part["argmax"]["accuracy"] - part["majority"]["accuracy"]
         part["quota_over_random"] = part["quota"]["accuracy"] - part["random_expected_accuracy"]
         result[name] = part

@@ -31,9 +31,13 @@ def scores(matrix: NDArray[np.float64], legend: Sequence[str]) -> dict[str, Any]
     return {"accuracy": float(hits.sum() / matrix.sum()), "miou": float(np.mean(present)), "iou": iou}
 
 
-def mixed(totals: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return which coarse cells are mixed; totals (C, K) are fractions of their land."""
-    return totals.max(axis=1) < MIXED_BELOW
+def mixed(counts: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return which coarse cells are mixed; counts (C, K) of fine land cells.
+
+    The share of the land is judged by counts, which within a coarse cell are its area to 1 %: by area, the many
+    cells with 95 of 100 in one class would fall on either side of the bound by rounding.
+    """
+    return counts.max(axis=1) < MIXED_BELOW * counts.sum(axis=1) * (1 - 1e-12)
 
 
 def area_totals(

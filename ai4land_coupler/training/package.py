@@ -89,10 +89,14 @@ def training_record(state: Training) -> dict[str, Any]:
 
 
 def add_scores(folder: Path, scores: dict[str, Any]) -> None:
-    """Put the scores of the final weights on South America into the record and the description of a folder."""
+    """Put the scores of the final weights on South America into the record, and their accuracies into the yaml."""
     record = json.loads((folder / "training_record.json").read_text())
     description = yaml.safe_load((folder / "emulator.yaml").read_text())
-    record["south_america"] = description["training"]["south_america"] = scores
+    record["south_america"] = scores
+    description["training"]["south_america"] = {
+        part: {name: round(value["accuracy"], 4) for name, value in scores[part].items() if isinstance(value, dict)}
+        for part in ("all", "mixed")
+    }
     write_record(folder, record)
     description["sha256"]["training_record.json"] = sha256_of(folder / "training_record.json")
     (folder / "emulator.yaml").write_text(yaml.safe_dump(description, sort_keys=False, width=110))

@@ -68,15 +68,15 @@ def test_maps_cover_whole_coarse_cells_and_keep_their_counts(scored: tuple) -> N
     assert not np.array_equal(maps["random"], maps["observed"])
 
 
-def test_mixed_is_by_area(scored: tuple) -> None:
+def test_mixed_cells_are_those_without_a_class_on_95_of_100(scored: tuple) -> None:
     _, _, maps, _ = scored
-    edges = np.radians(maps["lat"][:, None] + [-0.5625, 0.5625])
-    area = np.diff(np.sin(edges), axis=1) * np.ones(maps["lon"].size)
-    observed, weight = blocks(maps["observed"]), blocks(area)
-    share = np.stack([(weight * (observed == k)).sum(1) for k in range(1, 5)])
-    expected = (share.max(0) < 0.95 * share.sum(0))[:, None] & (observed > 0)
+    observed = blocks(maps["observed"])
+    share = np.stack([(observed == k).sum(1) for k in range(1, 5)])
+    expected = (100 * share.max(0) < 95 * share.sum(0))[:, None] & (observed > 0)
     assert np.array_equal(blocks(maps["mixed"]) == 1, expected)
     assert 0 < expected.sum() < (observed > 0).sum()
+    edge = np.array([[95, 5, 0], [94, 6, 0], [19, 1, 0], [100, 0, 0]])
+    assert metrics.mixed(edge).tolist() == [False, True, False, False]
 
 
 def test_scores_by_hand() -> None:
