@@ -5,38 +5,38 @@ Kullback-Leibler divergence is p = softmax(z + b), with one offset b_k a class (
 b minimises the convex dual  D(b) = sum_i w_i log sum_k exp(z_ik + b_k) - sum_k F_k b_k,  whose gradient is the
 residual  sum_i w_i p_ik - F_k  and whose Hessian is  sum_i w_i (diag p_i - p_i p_i^T).
 
-Every operation is elementwise over coarse cells or a sum inside one, so the bits of a cell depend on that cell alone.
+Coarse cells are solved together where they hold the same number of classes. Every operation is elementwise over them
+or a sum along the pixels of one, so the bits of a cell depend on that cell alone.
 """
 
 import itertools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
 from ai4land_coupler.errors import ConstraintError
 
+Floats = NDArray[np.float64]
+
 TOLERANCE = 1e-13
 """Largest residual a cell stops at, as a fraction of its land."""
+PROMISE = 1e-12
+"""Largest residual handed out, as a fraction of the land; half of it may come from totals that do not sum to 1."""
 MAX_ITERATIONS = 100
 DEEPEST_LOGIT = -20.0
 """Logits further below the largest of their pixel count as this, so that an offset can still lift the class."""
 LONGEST_STEP = 4.0
 DAMPING = 1e-14
-"""Levenberg term, as a fraction of F_k, the size of the diagonal; the dtype's epsilon where that is larger."""
-PROMISE = 1e-12
-"""Largest residual handed out, as a fraction of the land; half of it may come from totals that do not sum to 1."""
-BATCH = 2048
-"""Classes times coarse cells solved at a time on a CPU: what they need at 100 pixels stays in its cache."""
-
-
+"""Levenberg term, as a fraction of F_k, the size of the diagonal."""
+SLACK = 4e-15
+"""The dual counts as fallen where it rose by no more than this: its own rounding."""
 WHOLE = 1e-9
 """A number of pixels this little below a whole one counts as whole."""
 MAX_SWEEPS = 8
 """Sweeps over the pairs of classes; on real maps the third changes fewer than 1 cell in 100."""
+BATCH = 1024
+"""Classes times coarse cells worked on at a time: at 100 pixels an array of them is 0.8 MB and stays in the cache."""
 
 
 class CellError(ConstraintError):
@@ -47,15 +47,7 @@ class CellError(ConstraintError):
         self.cell, self.klass = cell, klass
 
 
-class Closed(NamedTuple):
-    """What the solver returns: offset b and residual (C, K), fractions (C, K, n)."""
-
-    offset: Tensor
-    fractions: Tensor
-    residual: Tensor
-
-
-def close(logits: ArrayLike, area: ArrayLike, totals: ArrayLike) -> tuple[NDArray, NDArray]:
+def close(logits: ArrayLike, area: ArrayLike, totals: ArrayLike) -> tuple[Floats, Floats]:
     """Fractions closest to softmax(logits) that meet the totals of every coarse cell.
 
     logits (C, K, n) float32 or float64; area (C, n) float64, m2, 0 where a pixel is not land; totals (C, K) float64,
@@ -64,162 +56,140 @@ def close(logits: ArrayLike, area: ArrayLike, totals: ArrayLike) -> tuple[NDArra
     single class left exactly 1. Raises CellError for the first cell that has a logit or total that is not usable, or
     that did not converge.
     """
-    z = torch.as_tensor(np.asarray(logits))
-    a = torch.as_tensor(np.asarray(area, dtype=np.float64))
-    f = torch.as_tensor(np.asarray(totals, dtype=np.float64))
+    z, a, f = np.asarray(logits), np.asarray(area, np.float64), np.asarray(totals, np.float64)
     _refuse_unusable(z, a, f)
-    fractions = np.zeros(tuple(z.shape))
-    residual = np.zeros(tuple(f.shape))
-    land = torch.nonzero(a.sum(1) > 0)[:, 0]
-    closed = solve_offset(z[land].to(torch.float64), a[land], f[land])
-    fractions[land.numpy()] = closed.fractions.numpy()
-    residual[land.numpy()] = closed.residual.numpy()
-    stuck = torch.nonzero(closed.residual.abs() > PROMISE)
-    if stuck.numel():
-        at, klass = (int(i) for i in stuck[0])
-        cell, left = int(land[at]), float(closed.residual[at, klass])
+    fractions, residual = np.zeros(z.shape), np.zeros(f.shape)
+    land = a > 0
+    has_land = land.any(1, keepdims=True)
+    weight = a / np.where(has_land, a.sum(1, keepdims=True), 1.0)
+    for cells, classes in _alike(np.where(has_land, f, 0.0)):
+        at = cells[:, None], classes
+        wanted = (f[at] / f[at].sum(1, keepdims=True)).T
+        e = _exponentials(z[at], land[cells])
+        p, left = _newton(e, weight[cells], wanted)
+        fractions[at] = (p * land[cells]).swapaxes(0, 1)
+        residual[at] = (left + (wanted - f[at].T)).T
+    stuck = np.argwhere(np.abs(residual) > PROMISE)
+    if stuck.size:
+        cell, klass = (int(i) for i in stuck[0])
         raise CellError(
             cell,
             klass,
-            f"the total {float(f[cell, klass]):.17g} is missed by {left:.3g} of the land after {MAX_ITERATIONS} "
-            f"iterations, {PROMISE:g} is allowed; look at the logits of this cell",
+            f"the total {f[cell, klass]:.17g} is missed by {residual[cell, klass]:.3g} of the land after "
+            f"{MAX_ITERATIONS} iterations, {PROMISE:g} is allowed; look at the logits of this cell",
         )
     return fractions, residual
 
 
-@torch.no_grad()
-def solve_offset(
-    logits: Tensor, area: Tensor, totals: Tensor, tolerance: float = TOLERANCE, iterations: int = MAX_ITERATIONS
-) -> Closed:
-    """Offset b (C, K) with which softmax(logits + b) meets the totals; on any device, in the dtype of the logits.
+def _alike(amounts: NDArray) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Cells (c,) with the same number k of classes above 0 in amounts (C, K), and these (c, k), the largest first."""
+    largest_first = np.argsort(-amounts, axis=1, kind="stable")
+    count = (amounts > 0).sum(1)
+    for k in range(1, amounts.shape[1] + 1):
+        cells = np.flatnonzero(count == k)
+        for start in range(0, cells.size, max(1, BATCH // k)):
+            part = cells[start : start + max(1, BATCH // k)]
+            yield part, largest_first[part, :k]
 
-    logits (C, K, n); area (C, n) of any unit, 0 where not land, with some land in every cell; totals (C, K) that sum
-    to 1. b is -inf for a class of total 0 and 0 for the largest class. A cell stops as soon as its largest residual is
-    at most `tolerance`, whatever its neighbours do; one that does not within `iterations` is returned as it stands, its
-    residual says so. In training softmax(logits + b) with b held constant has the exact gradient of the area-weighted
-    cross entropy where the labels meet the totals: the loss is then stationary in b.
+
+def _exponentials(z: NDArray, land: NDArray[np.bool_]) -> Floats:
+    """exp(z - max z) of logits (c, k, n) as (k, c, n), with DEEPEST_LOGIT as floor and any number off land."""
+    e = np.where(land, z.swapaxes(0, 1), 0.0).astype(np.float64, copy=False)
+    e -= _over_classes(np.maximum, e)
+    np.maximum(e, DEEPEST_LOGIT, out=e)
+    return np.exp(e, out=e)
+
+
+def _newton(e: Floats, weight: Floats, f: Floats) -> tuple[Floats, Floats]:
+    """Fractions p = a e / sum a e and their residual, (k, c, n) and (k, c), from weights (c, n) and totals f > 0.
+
+    Each pass judges a trial b = log a of every open cell, then makes the next Newton step from it or halves the last.
     """
-    weight, f = area.to(logits.dtype), totals.to(logits.dtype)
-    weight = weight / weight.sum(1, keepdim=True)
-    largest_first = torch.argsort(f, dim=1, descending=True, stable=True)
-    count = (f > 0).sum(1)
-    closed = Closed(torch.full_like(f, -torch.inf), torch.zeros_like(logits), torch.zeros_like(f))
-    for k in torch.unique(count).tolist():
-        cells = torch.nonzero(count == k)[:, 0]
-        for part in torch.split(cells, max(1, BATCH // k) if logits.device.type == "cpu" else len(cells)):
-            at = (part[:, None], largest_first[part, :k])
-            w, target = weight[part], f[at] / f[at].sum(1, keepdim=True)
-            z = logits[at].masked_fill_(w[:, None] == 0, 0)
-            z.sub_(_over_classes(torch.maximum, z)[:, None]).clamp_(min=DEEPEST_LOGIT)
-            solved = _newton(z.exp_(), w, target, tolerance, iterations)
-            closed.offset[at] = solved.offset - solved.offset[:, :1]
-            closed.fractions[at] = solved.fractions.masked_fill_(w[:, None] == 0, 0)
-            closed.residual[at] = solved.residual + (target - f[at])
-    return closed
-
-
-def _newton(e: Tensor, weight: Tensor, f: Tensor, tolerance: float, iterations: int) -> Closed:
-    """Each pass judges a trial offset of every open cell, then makes the next Newton step from it or halves the last.
-
-    e (C, k, n) = exp(z), weight (C, n) sums to 1, f (C, k) all above 0.
-    """
-    out = Closed(torch.empty_like(f), torch.empty_like(e), torch.empty_like(f))
-    slack = 16 * torch.finfo(e.dtype).eps
-    cell = torch.arange(e.shape[0], device=e.device)
-    p = e / _over_classes(torch.add, e)[:, None]
-    trial = torch.log(f / (p * weight[:, None]).sum(2))
-    base, step, dual = trial, torch.zeros_like(trial), torch.full_like(trial[:, 0], torch.inf)
-    for iteration in range(1, iterations + 1):
-        p = e * trial.exp()[:, :, None]
-        total = _over_classes(torch.add, p)
-        p.div_(total[:, None])
-        gradient = (p * weight[:, None]).sum(2) - f
-        value = (weight * total.log_()).sum(1) - (f * trial).sum(1)
-        done = (gradient.abs().amax(1) <= tolerance) | (iteration == iterations)
+    p_all, left_all = np.empty_like(e), np.empty_like(f)
+    cell = np.arange(f.shape[1])
+    mean = np.einsum("kcn,cn->kc", e / _over_classes(np.add, e), weight)
+    trial = np.log(f / mean)
+    base, step, dual = trial, np.zeros_like(f), np.full(f.shape[1], np.inf)
+    for iteration in range(1, MAX_ITERATIONS + 1):
+        p = e * np.exp(trial)[:, :, None]
+        total = _over_classes(np.add, p)
+        p /= total
+        left = np.einsum("kcn,cn->kc", p, weight) - f
+        done = (np.abs(left).max(0) <= TOLERANCE) | (iteration == MAX_ITERATIONS)
         if done.any():
-            at = cell[done]
-            out.offset[at], out.fractions[at], out.residual[at] = trial[done], p[done], gradient[done]
+            p_all[:, cell[done]], left_all[:, cell[done]] = p[:, done], left[:, done]
             if done.all():
                 break
-            go = torch.nonzero(~done)[:, 0]
-            cell, e, weight, f, p, gradient, value, trial, base, step, dual = (
-                x[go] for x in (cell, e, weight, f, p, gradient, value, trial, base, step, dual)
-            )
-        fell = (value <= dual + slack * (1 + dual.abs()))[:, None]
-        base, dual = torch.where(fell, trial, base), torch.where(fell[:, 0], value, dual)
-        step = torch.where(fell, _newton_step(p, weight, gradient, f), 0.5 * step)
+            go = ~done
+            e, p = e[:, go], p[:, go]
+            cell, weight, total, dual = cell[go], weight[go], total[go], dual[go]
+            f, left, trial, base, step = f[:, go], left[:, go], trial[:, go], base[:, go], step[:, go]
+        value = np.einsum("cn,cn->c", weight, np.log(total)) - np.einsum("kc,kc->c", f, trial)
+        fell = value <= dual + SLACK * (1 + np.abs(dual))
+        base, dual = np.where(fell, trial, base), np.where(fell, value, dual)
+        step = np.where(fell, _newton_step(p, weight, left, f), 0.5 * step)
         trial = base + step
-    return out
+    return p_all, left_all
 
 
-def _newton_step(p: Tensor, weight: Tensor, gradient: Tensor, f: Tensor) -> Tensor:
-    """-H^-1 gradient (C, k) with the first class held, scaled so that no entry is longer than LONGEST_STEP."""
-    k = f.shape[1] - 1
-    free = p[:, 1:]
-    weighted = free * weight[:, None]
-    system = torch.empty(f.shape[0], k, k + 1, dtype=f.dtype, device=f.device)
+def _newton_step(p: Floats, weight: Floats, left: Floats, f: Floats) -> Floats:
+    """-H^-1 residual (k, c) with the first class held, scaled so that no entry is longer than LONGEST_STEP."""
+    k = f.shape[0] - 1
+    weighted = p[1:] * weight
+    system = np.empty((k, k + 1, f.shape[1]))
+    for i, j in itertools.combinations_with_replacement(range(k), 2):
+        system[i, j] = system[j, i] = -np.einsum("cn,cn->c", weighted[i], p[1 + j])
     for i in range(k):
-        row = (weighted[:, i : i + 1] * free[:, i:]).sum(2).neg_()
-        system[:, i, i:k] = row
-        system[:, i:, i] = row
-    damping = max(DAMPING, torch.finfo(f.dtype).eps / 16)
-    system.diagonal(dim1=1, dim2=2).add_(gradient[:, 1:] + f[:, 1:] * (1 + damping))
-    system[:, :, k] = -gradient[:, 1:]
-    step = torch.zeros_like(f)
-    step[:, 1:] = _eliminate(system)
-    return step * (LONGEST_STEP / step.abs().amax(1, keepdim=True).clamp_(min=LONGEST_STEP))
+        system[i, i] += left[1 + i] + f[1 + i] * (1 + DAMPING)
+    system[:, k] = -left[1:]
+    step = np.zeros_like(f)
+    step[1:] = _eliminate(system)
+    longest = np.abs(step).max(0)
+    return step * (LONGEST_STEP / np.maximum(longest, LONGEST_STEP))
 
 
-def _eliminate(system: Tensor) -> Tensor:
-    """Solutions (C, K) of the positive definite systems (C, K, K + 1), the right-hand side last, by Gauss and Jordan.
+def _eliminate(system: Floats) -> Floats:
+    """Solutions (k, c) of the positive definite systems (k, k + 1, c), the right-hand side last, by Gauss and Jordan.
 
     No pivoting is needed there, and unlike LAPACK the order of operations does not depend on size or alignment.
     """
-    k = system.shape[1]
-    smallest = torch.finfo(system.dtype).tiny
+    k = system.shape[0]
     for j in range(k):
-        row = system[:, j, :] / system[:, j, j].clamp(min=smallest)[:, None]
-        system.sub_(system[:, :, j, None] * row[:, None, :])
-        system[:, j, :] = row
-    return system[:, :, k]
+        row = system[j] / np.maximum(system[j, j], np.finfo(np.float64).tiny)
+        system -= system[:, j, None] * row
+        system[j] = row
+    return system[:, k]
 
 
-def _over_classes(combine: Callable[..., Tensor], x: Tensor) -> Tensor:
-    """The classes of (C, K, n) combined one after another: (C, n)."""
-    result = x[:, 0].clone()
-    for k in range(1, x.shape[1]):
-        combine(result, x[:, k], out=result)
+def _over_classes(combine: np.ufunc, x: Floats) -> Floats:
+    """The classes of (k, c, n) combined one after another: (c, n)."""
+    result = x[0].copy()
+    for layer in x[1:]:
+        combine(result, layer, out=result)
     return result
 
 
-def quota(
-    fractions: NDArray[np.float64], land: NDArray[np.bool_], cell_id: NDArray[np.int64], totals: NDArray[np.float64]
-) -> NDArray[np.uint8]:
+def quota(fractions: Floats, land: NDArray[np.bool_], cell_id: NDArray[np.int64], totals: Floats) -> NDArray[np.uint8]:
     """Class map (C, n), 1..K and 0 off land, with the counts the totals ask for in every coarse cell.
 
     fractions (C, K, n); land (C, n); cell_id (C, n) global fine ids; totals (C, K). Of n land pixels class k gets
     floor or ceil of n F_k: the pixels left over go to the largest remainders, the lower class first among equals.
-    Which pixels: from any map with these counts, pairs of classes share their pixels anew, each pixel to the class it
-    is likelier in, until no exchange of two pixels raises the expected number of right pixels. Equal fractions go in
-    the order of a hash of the cell id. Raises CellError where the totals of a cell with land do not sum to 1.
+    Which pixels: from a map drawn with these counts, pairs of classes share their pixels anew, each pixel to the class
+    it is likelier in, until no exchange of two pixels raises the expected number of right pixels. Equals go in the
+    order of a hash of the cell id. Raises CellError where the totals of a cell with land do not sum to 1.
     """
     counts = _counts(totals, land.sum(1))
-    draw = np.where(land, _splitmix64(cell_id) >> np.uint64(1), np.iinfo(np.uint64).max)
-    pixels = np.argsort(draw, axis=1, kind="stable")
-    frequent_first = np.argsort(-counts, axis=1, kind="stable")
-    present = (counts > 0).sum(1)
-    classes = np.zeros(land.shape, np.uint8)
-    for k in range(1, totals.shape[1] + 1):
-        cells = np.flatnonzero(present == k)
-        kinds, order = frequent_first[cells, :k], pixels[cells]
-        p = fractions[cells[:, None, None], kinds[:, :, None], order[:, None, :]]
-        place = _share_out(p, counts[cells[:, None], kinds])
-        names = np.pad(kinds + 1, ((0, 0), (0, 1))).astype(np.uint8)
-        classes[cells[:, None], order] = np.take_along_axis(names, place, axis=1)
-    return classes
+    draw = _splitmix64(cell_id)
+    result = np.zeros(land.shape, np.uint8)
+    for cells, classes in _alike(counts):
+        p = np.ascontiguousarray(fractions[cells[:, None], classes].swapaxes(0, 1))
+        place = _share_out(p, counts[cells[:, None], classes].T, land[cells], draw[cells])
+        names = np.pad(classes + 1, ((0, 0), (0, 1))).astype(np.uint8)
+        result[cells] = np.take_along_axis(names, place, axis=1)
+    return result
 
 
-def _counts(totals: NDArray[np.float64], pixels: NDArray[np.int64]) -> NDArray[np.int64]:
+def _counts(totals: Floats, pixels: NDArray[np.int64]) -> NDArray[np.int64]:
     """Pixels of each class (C, K) by largest remainder, of `pixels` (C,) in all."""
     exact = np.where(pixels[:, None] > 0, totals * pixels[:, None], 0.0)
     wrong = np.flatnonzero(~(np.abs(exact.sum(1) - pixels) <= WHOLE * np.maximum(pixels, 1)))
@@ -234,28 +204,46 @@ def _counts(totals: NDArray[np.float64], pixels: NDArray[np.int64]) -> NDArray[n
     return counts
 
 
-def _share_out(p: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Place 0..k-1 of the class of each pixel (C, n), k beyond the last counted one, from p (C, k, n)."""
-    k, n = p.shape[1:]
-    rank = np.arange(n)
-    place = (rank >= counts.cumsum(1)[:, :, None]).sum(1)
+def _share_out(
+    p: Floats, counts: NDArray[np.int64], land: NDArray[np.bool_], draw: NDArray[np.uint64]
+) -> NDArray[np.int8]:
+    """Place 0..k-1 of the class of each pixel (c, n), k off land, from p (k, c, n) and counts (k, c), all above 0."""
+    k = len(p)
+    place = np.where(land, 0, k).astype(np.int8)
+    for j in range(1, k):
+        place[_smallest(np.where(place == 0, 0.0, np.inf), draw, counts[j])] = j
     for _ in range(MAX_SWEEPS):
         settled = True
         for i, j in itertools.combinations(range(k), 2):
-            prefers_j = p[:, j] - p[:, i]
+            prefers_j = p[j] - p[i]
             keenest = np.where(place == i, prefers_j, -np.inf).max(1)
             gain = np.flatnonzero(keenest > np.where(place == j, prefers_j, np.inf).min(1))
-            if gain.size == 0:
-                continue
-            settled = False
-            now, first, both = place[gain], counts[gain, i, None], counts[gain, i, None] + counts[gain, j, None]
-            order = np.argsort(np.where((now == i) | (now == j), prefers_j[gain], np.inf), axis=1, kind="stable")
-            others = np.take_along_axis(now, order, axis=1)
-            np.put_along_axis(now, order, np.where(rank < first, i, np.where(rank < both, j, others)), axis=1)
-            place[gain] = now
+            if gain.size:
+                settled = False
+                now = place[gain]
+                both = (now == i) | (now == j)
+                to_i = _smallest(np.where(both, prefers_j[gain], np.inf), draw[gain], counts[i, gain])
+                now[both] = j
+                now[to_i] = i
+                place[gain] = now
         if settled:
             break
     return place
+
+
+def _smallest(key: Floats, draw: NDArray[np.uint64], count: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """The `count` (c,) >= 1 smallest of each row of key (c, n), finite that far; among equal keys the smallest draw."""
+    cut = np.take_along_axis(np.sort(key, axis=1), count[:, None] - 1, axis=1)
+    chosen = key <= cut
+    surplus = np.flatnonzero(chosen.sum(1) > count)
+    if surplus.size:
+        equal = key[surplus] == cut[surplus]
+        chosen[surplus] &= ~equal
+        missing = count[surplus] - chosen[surplus].sum(1)
+        drawn = np.where(equal, draw[surplus], np.iinfo(np.uint64).max)
+        last = np.take_along_axis(np.sort(drawn, axis=1), missing[:, None] - 1, axis=1)
+        chosen[surplus] |= equal & (drawn <= last)
+    return chosen
 
 
 def _splitmix64(x: NDArray[np.int64]) -> NDArray[np.uint64]:
@@ -266,26 +254,24 @@ def _splitmix64(x: NDArray[np.int64]) -> NDArray[np.uint64]:
     return z ^ (z >> np.uint64(31))
 
 
-def _refuse_unusable(z: Tensor, area: Tensor, totals: Tensor) -> None:
+def _refuse_unusable(z: NDArray, area: Floats, totals: Floats) -> None:
     """Raise for arrays that do not fit, and for the first cell with land whose totals or logits cannot be closed."""
-    if z.ndim != 3 or area.shape != (z.shape[0], z.shape[2]) or totals.shape != tuple(z.shape[:2]):
+    if z.ndim != 3 or area.shape != (z.shape[0], z.shape[2]) or totals.shape != z.shape[:2]:
         raise ConstraintError(
-            f"logits (C, K, n), area (C, n) and totals (C, K) are expected, got {tuple(z.shape)}, "
-            f"{tuple(area.shape)} and {tuple(totals.shape)}"
+            f"logits (C, K, n), area (C, n) and totals (C, K) are expected, got {z.shape}, {area.shape} and "
+            f"{totals.shape}"
         )
-    if not bool(((area >= 0) & torch.isfinite(area)).all()):
+    if not ((area >= 0) & np.isfinite(area)).all():
         raise ConstraintError("areas are expected to be finite and not negative, 0 where there is no land")
     land = area > 0
-    has_land = land.any(1)[:, None]
-    total = totals.sum(1, keepdim=True).expand_as(totals)
-    usable = torch.isfinite(totals) & (totals >= 0)
-    _refuse_first(~usable & has_land, totals, "a total in 0..1 is expected, got")
-    _refuse_first(((total - 1).abs() > PROMISE / 2) & has_land, total, "totals that sum to 1 are expected, the sum is")
-    _refuse_first(~torch.isfinite(z) & land[:, None], z, "the network gave a logit that is not finite:")
+    has_land = land.any(1, keepdims=True)
+    total = np.broadcast_to(totals.sum(1, keepdims=True), totals.shape)
+    _refuse_first(~((totals >= 0) & np.isfinite(totals)) & has_land, totals, "a total in 0..1 is expected, got")
+    _refuse_first((np.abs(total - 1) > PROMISE / 2) & has_land, total, "totals that sum to 1 are expected, the sum is")
+    _refuse_first(~np.isfinite(z) & land[:, None], z, "the network gave a logit that is not finite:")
 
 
-def _refuse_first(bad: Tensor, value: Tensor, what: str) -> None:
-    where = torch.nonzero(bad)
-    if where.numel():
-        first = tuple(where[0].tolist())
-        raise CellError(first[0], first[1], f"{what} {float(value[first]):.15g}")
+def _refuse_first(bad: NDArray[np.bool_], value: NDArray, what: str) -> None:
+    if bad.any():
+        first = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise CellError(first[0], first[1], f"{what} {value[first]:.15g}")

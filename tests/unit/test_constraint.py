@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ai4land_coupler.constraint import CellError, close, solve_offset
+from ai4land_coupler.constraint import CellError, close
 from ai4land_coupler.errors import ConstraintError, Status
 
 TOTALS_TO = 1e-12  # of the land of a cell: DESIGN, conservation
@@ -102,7 +101,7 @@ def test_a_single_class_left_is_exactly_one():
 
 @pytest.mark.parametrize("order", ["shuffled", "reversed", "one by one", "in sevens"])
 def test_the_bits_of_a_cell_do_not_depend_on_its_neighbours(order):
-    logits, area, totals = batch(6, cells=300)
+    logits, area, totals = batch(6, cells=150)
     whole, whole_residual = close(logits, area, totals)
     n = len(area)
     parts = {
@@ -117,7 +116,7 @@ def test_the_bits_of_a_cell_do_not_depend_on_its_neighbours(order):
         assert np.array_equal(residual, whole_residual[part])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_the_numbers_that_break_solvers(data):
     classes = data.draw(st.integers(2, 8))
@@ -130,38 +129,6 @@ def test_the_numbers_that_break_solvers(data):
     totals[0, 0] += not totals.any()
     totals /= totals.sum()
     assert_promises(*close(logits, area, totals), area, totals)
-
-
-def test_the_offset_makes_softmax_meet_the_totals():
-    """For training: b in float32, to its tolerance, with nothing of an absent class and the largest class held."""
-    logits, area, totals = batch(7, spread=2.0)
-    logits, area, totals = logits[1:], area[1:], totals[1:]
-    z, a, f = torch.tensor(logits), torch.tensor(area), torch.tensor(totals)
-    offset = solve_offset(z, a, f, tolerance=1e-5, iterations=20).offset
-    assert offset.dtype == torch.float32
-    assert bool((torch.isneginf(offset) == (f.float() == 0)).all())
-    assert bool((offset.gather(1, f.argmax(1, keepdim=True)) == 0).all())
-    p = softmax((z + offset[:, :, None]).double().numpy(), 1)
-    met = np.einsum("cn,ckn->ck", area, p) / area.sum(1)[:, None]
-    assert np.abs(met - totals).max() <= 2e-5
-
-
-def test_the_loss_is_stationary_in_the_offset():
-    """Why training may hold b constant: d/db of the area-weighted cross entropy is sum_i w_i p_ik - F_k = 0."""
-    logits, area, _ = batch(8, spread=2.0)
-    logits, area = logits[1:], area[1:]
-    labels = np.random.default_rng(8).integers(0, 8, area.shape)
-    onehot = np.eye(8)[labels]
-    weight = area / area.sum(1, keepdims=True)
-    totals = np.einsum("cn,cnk->ck", weight, onehot)
-    solved = solve_offset(torch.tensor(logits, dtype=torch.float64), torch.tensor(area), torch.tensor(totals))
-    finite = torch.isfinite(solved.offset)
-    b = torch.where(finite, solved.offset, -1e3).requires_grad_()
-    log_p = torch.log_softmax(torch.tensor(logits) + b[:, :, None], 1)
-    loss = -(torch.tensor(weight[:, None] * onehot.transpose(0, 2, 1)) * log_p).sum()
-    loss.backward()
-    assert b.grad is not None
-    assert float(b.grad.abs().max()) <= 1e-12
 
 
 def test_what_cannot_be_closed_names_the_cell_and_the_class():
