@@ -1,7 +1,8 @@
 """Builds the library once, as a user does, and compiles hosts against it."""
 
+import functools
 import sys
-from collections.abc import Sequence
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -29,13 +30,13 @@ def compiled(prefix: Path, tmp_path_factory: pytest.TempPathFactory) -> Compile:
     include, lib = prefix / "include", prefix / "lib"
     link = [f"-L{lib}", "-lai4land_coupler_fortran", "-lai4land_coupler", f"-Wl,-rpath,{lib}"]
 
-    def compiled(source: str, before: Sequence[str] = (), more: Sequence[str] = ()) -> Path:
-        program = out / source.replace(".", "_")
-        if not program.exists():
-            fortran = ["mpifort", "-std=f2008", "-Wno-compare-reals", f"-J{out}"]
-            compiler = fortran if source.endswith(".f90") else ["mpicc", "-std=gnu99"]
-            flags = ["-Wall", "-Wextra", "-Werror", "-g", f"-I{include}", f"-I{include / 'ai4land_coupler'}"]
-            run(*compiler, *flags, *before, HOSTS / source, "-o", program, *link, "-lm", *more)
+    @functools.cache
+    def compiled(source: str, before: tuple[str, ...] = (), more: tuple[str, ...] = ()) -> Path:
+        program = Path(tempfile.mkdtemp(dir=out)) / "host"
+        fortran = ["mpifort", "-std=f2008", "-Wno-compare-reals", f"-J{program.parent}"]
+        compiler = fortran if source.endswith(".f90") else ["mpicc", "-std=gnu99"]
+        flags = ["-Wall", "-Wextra", "-Werror", "-g", f"-I{include}", f"-I{include / 'ai4land_coupler'}"]
+        run(*compiler, *flags, *before, HOSTS / source, "-o", program, *link, "-lm", *more)
         return program
 
     return compiled

@@ -15,7 +15,7 @@ from mpi import environment, mpirun
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_process_is_left_as_found(compiled: Compile, config: Path, tmp_path: Path, ranks: int) -> None:
     """Traps, rounding, signals, threads, folder, locale, environment and MPI error handlers; nothing on stdout."""
-    done = mpirun(ranks, compiled("neutral.c", more=["-fopenmp"]), config, tmp_path)
+    done = mpirun(ranks, compiled("neutral.c", more=("-fopenmp",)), config, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
 
@@ -24,8 +24,8 @@ def test_process_is_left_as_found(compiled: Compile, config: Path, tmp_path: Pat
 def test_host_with_its_own_netcdf_and_openmp(compiled: Compile, config: Path, tmp_path: Path, ranks: int) -> None:
     """A netCDF-4 file of the system's library, open across every hook, holds what was written between them."""
     compile_flags, link_flags = (run("nf-config", flag).split() for flag in ("--fflags", "--flibs"))
-    before = [*compile_flags, "-fopenmp", "-ffpe-trap=invalid,zero,overflow", str(HOSTS / "check_host.f90")]
-    done = mpirun(ranks, compiled("netcdf_openmp.f90", before=before, more=link_flags), config, tmp_path)
+    before = (*compile_flags, "-fopenmp", "-ffpe-trap=invalid,zero,overflow", str(HOSTS / "check_host.f90"))
+    done = mpirun(ranks, compiled("netcdf_openmp.f90", before=before, more=tuple(link_flags)), config, tmp_path)
     assert done.returncode == 0, done.stderr
     for rank in range(ranks):
         with netCDF4.Dataset(tmp_path / f"history{rank}.nc") as file:
@@ -45,15 +45,15 @@ def _forest(cell: np.ndarray, year: int) -> np.ndarray:
 def test_another_python_runs_already(compiled: Compile, config: Path, lock: str) -> None:
     """The plugin joins an interpreter that the host started, and leaves it running."""
     read = sysconfig.get_config_var
-    more = [f"-L{read('LIBDIR')}", f"-lpython{read('LDVERSION')}", f"-Wl,-rpath,{read('LIBDIR')}"]
-    program = compiled("other_python.c", before=[f"-I{sysconfig.get_path('include')}"], more=more)
+    more = (f"-L{read('LIBDIR')}", f"-lpython{read('LDVERSION')}", f"-Wl,-rpath,{read('LIBDIR')}")
+    program = compiled("other_python.c", before=(f"-I{sysconfig.get_path('include')}",), more=more)
     done = mpirun(1, program, config, lock, env={"PYTHONHOME": sys.base_prefix})
     assert done.returncode == 0, done.stderr
 
 
 def test_host_loaded_by_dlopen(compiled: Compile, config: Path, tmp_path: Path) -> None:
     """A model in a library whose symbols stay local still gets a Python whose extension modules load."""
-    model = compiled("cycle.c", before=["-shared", "-fPIC", "-Dmain=model_main"])
+    model = compiled("cycle.c", before=("-shared", "-fPIC", "-Dmain=model_main"))
     loader = tmp_path / "loader"
     run("gcc", "-Wall", "-Werror", HOSTS / "loader.c", "-o", loader, "-ldl")
     needed = subprocess.run(["readelf", "-d", loader], capture_output=True, text=True, check=True).stdout
