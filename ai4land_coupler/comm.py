@@ -1,5 +1,6 @@
 """The communicator of one component, and the only place that imports mpi4py."""
 
+import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -52,7 +53,7 @@ class Communicator:
         except MemoryError as error:
             failure = (int(Status.INTERNAL), f"out of memory: {error}")
         except Exception as error:  # the other ranks must hear of any failure
-            failure = (int(Status.INTERNAL), f"{type(error).__name__}: {error}")
+            failure = (int(Status.INTERNAL), f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
             self.agree(failure, cause=error)
         self.agree(failure)
         return result
