@@ -209,7 +209,7 @@ class Component:
         with watch.stage("exchange"):
             columns = host_columns(comm, domain, state, tiles)
             delivered, filled = fine_areas(comm, domain, self.emulator, tiles)
-            fields = YearFields(year, state, totals, tuple(tiles), columns, digest(comm, tiles))
+            fields = YearFields(year, state, totals, tuple(tiles), columns, digest(comm, domain, tiles))
             residual = comm.max(max((float(np.abs(tile.residual).max()) for tile in tiles), default=0.0))
         with watch.stage("regrid"):
             land_fraction = domain.exchange.everyone.land_fraction

@@ -94,6 +94,11 @@ class Domain:
         """Delivered fine cells of this rank."""
         return sum(part.size for part in self.own)
 
+    @property
+    def own_tiles(self) -> list[int]:
+        """Indices of this rank's tiles, ascending."""
+        return [part.tile.index for part in self.own]
+
     def cells(self) -> NDArray[np.int64]:
         """Fine grid indices of this rank's delivered cells, tile after tile, (n_fine,)."""
         return np.concatenate([np.empty(0, np.int64), *(part.cells for part in self.own)])

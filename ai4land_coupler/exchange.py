@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,8 @@ from numpy.typing import NDArray
 from ai4land_coupler.comm import Communicator
 from ai4land_coupler.errors import GridError
 from ai4land_coupler.grids import HostGrid
+
+T = TypeVar("T", bound=np.generic)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,24 +58,33 @@ class HostExchange:
 
 def sum_by_host(
     comm: Communicator,
+    own: Sequence[int],
     partial: Sequence[tuple[NDArray[np.int64], NDArray[np.float64]]],
     nclass: int,
     nhost: int,
 ) -> NDArray[np.float64]:
     """Add the tiles' sums over host cells, (nclass, nhost), in order of tile whatever rank ran it. Collective.
 
-    partial: for each of this rank's tiles in order, indices (m,) of host cells and sums (nclass, m). Ranks hold runs
-    of tiles, so that their order is the order of tiles.
+    own: the indices of this rank's tiles; partial: for each of them the host cells (m,) it lies under, and sums
+    (nclass, m).
     """
-    hosts = np.concatenate([h for h, _ in partial]) if partial else np.empty(0, np.int64)
-    sums = np.concatenate([s for _, s in partial], axis=1) if partial else np.empty((nclass, 0))
-    hosts, values = comm.gather_concatenated(hosts), comm.gather_concatenated(sums.T)
+    tile = np.repeat(np.asarray(own, dtype=np.int64), [hosts.size for hosts, _ in partial])
+    hosts = np.concatenate([np.empty(0, np.int64), *(hosts for hosts, _ in partial)])
+    sums = np.concatenate([np.empty((nclass, 0)), *(sums for _, sums in partial)], axis=1)
+    order = np.argsort(comm.gather_concatenated(tile), kind="stable")
+    hosts, values = comm.gather_concatenated(hosts)[order], comm.gather_concatenated(sums.T)[order]
     return np.stack([np.bincount(hosts, weights=values[:, k], minlength=nhost) for k in range(nclass)])
 
 
-def sum_tiles(comm: Communicator, partial: NDArray[np.float64]) -> NDArray[np.float64]:
+def gather_tiles(comm: Communicator, own: Sequence[int], values: NDArray[T]) -> NDArray[T]:
+    """Values of this rank's tiles, (tiles, ...), to those of the tiles of all ranks, in order of tile. Collective."""
+    order = np.argsort(comm.gather_concatenated(np.asarray(own, dtype=np.int64)), kind="stable")
+    return comm.gather_concatenated(values)[order]
+
+
+def sum_tiles(comm: Communicator, own: Sequence[int], partial: NDArray[np.float64]) -> NDArray[np.float64]:
     """Add the tiles' values (tiles of this rank, ...) over the tiles of all ranks, in order of tile. Collective."""
-    everyone = comm.gather_concatenated(partial)
+    everyone = gather_tiles(comm, own, partial)
     return np.add.accumulate(everyone)[-1] if len(everyone) else np.zeros(everyone.shape[1:])
 
 

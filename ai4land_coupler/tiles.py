@@ -43,8 +43,8 @@ def all_tiles(fine: RegularGrid, coarse: RegularGrid, size: int) -> tuple[Tile, 
 
 
 def deal(count: int, ranks: int) -> NDArray[np.int64]:
-    """Owner of each of `count` tiles: one run of tiles a rank, of equal length or longer by one on the first ranks."""
-    return np.repeat(np.arange(ranks), [count // ranks + (r < count % ranks) for r in range(ranks)]).astype(np.int64)
+    """Owner of each of `count` tiles: one rank after another, so that neighbours, which cost alike, are spread."""
+    return np.arange(count, dtype=np.int64) % ranks
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from ai4land_coupler.comm import Communicator
 from ai4land_coupler.domain import Domain
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import UsageError
-from ai4land_coupler.exchange import sum_by_host, sum_tiles
+from ai4land_coupler.exchange import gather_tiles, sum_by_host, sum_tiles
 from ai4land_coupler.grids import wrap_longitude
 from ai4land_coupler.inference import TileFields
 from ai4land_coupler.placement import OWN
@@ -48,7 +48,7 @@ def host_columns(
 ) -> NDArray[np.float64]:
     """Columns (K, n_host): the mean over the fine land under each host cell, its own state where there is none."""
     partial = [(to.hosts, to(tile.fractions)) for to, tile in zip(domain.to_host, tiles, strict=True)]
-    sums = sum_by_host(comm, partial, *state.shape)
+    sums = sum_by_host(comm, domain.own_tiles, partial, *state.shape)
     whole = sums.sum(axis=0)
     mean = np.where(whole > 0, sums / np.where(whole > 0, whole, 1.0), state)
     return np.where(domain.exchange.everyone.land_fraction > 0, mean, 0.0)
@@ -63,7 +63,7 @@ def fine_areas(
         area = emulator.fine.area_rows[cells.cells // emulator.fine.nlon]
         filled = domain.placement.filled[cells.coarse_of_cell] != OWN
         out[0], out[1] = (tile.fractions * area).sum(axis=1), (tile.fractions * (area * filled)).sum(axis=1)
-    both = sum_tiles(comm, sums)
+    both = sum_tiles(comm, domain.own_tiles, sums)
     return both[0], both[1]
 
 
@@ -73,14 +73,14 @@ def roundtrip(domain: Domain, state: NDArray[np.float64], columns: NDArray[np.fl
     return float((0.5 * np.abs(columns - state).sum(axis=0) * land).sum() / max(land.sum(), 1.0))
 
 
-def digest(comm: Communicator, tiles: Sequence[TileFields]) -> str:
+def digest(comm: Communicator, domain: Domain, tiles: Sequence[TileFields]) -> str:
     """SHA-256 over the tiles of all ranks, in order of tile."""
     parts = [
         hashlib.sha256(np.ascontiguousarray(tile.fractions).tobytes() + tile.classes.tobytes()).digest()
         for tile in tiles
     ]
-    own = np.frombuffer(b"".join(parts), dtype=np.uint8)
-    return hashlib.sha256(comm.gather_concatenated(own).tobytes()).hexdigest()
+    own = np.frombuffer(b"".join(parts), dtype=np.uint8).reshape(len(parts), hashlib.sha256().digest_size)
+    return hashlib.sha256(gather_tiles(comm, domain.own_tiles, own).tobytes()).hexdigest()
 
 
 def fine_geometry(domain: Domain, emulator: Emulator, name: str) -> NDArray[np.float64]:
