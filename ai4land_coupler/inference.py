@@ -13,8 +13,9 @@ from ai4land_coupler.errors import ConstraintError
 from ai4land_coupler.features import StaticFeatures, coarse_window
 from ai4land_coupler.placement import BASE
 from ai4land_coupler.provenance import processor_flags
-from ai4land_coupler.tiles import TileCells, to_blocks
+from ai4land_coupler.tiles import Tile, TileCells
 from ai4land_coupler.timing import Stopwatch
+from ai4land_coupler.unet import STRIDE
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,38 +69,56 @@ class TileRunner:
     def _tile(
         self, cells: TileCells, totals: NDArray[np.float64], from_base: NDArray[np.bool_], watch: Stopwatch
     ) -> TileFields:
+        """Coarse cells of one class are filled with it, those without a state show the base map; the rest is run."""
         wanted = np.ascontiguousarray(totals[:, cells.coarse].T)
         area = cells.block(self._emulator.fine.area_rows[cells.cells // self._emulator.fine.nlon])
         base = cells.block(self._emulator.base_map().reshape(-1)[cells.cells])
-        fractions = (base[:, None, :] == self._legend[:, None]).astype(np.float64)
+        observed = (base[:, None, :] == self._legend[:, None]).astype(np.float64)
+        fractions = np.where(from_base[:, None, None], observed, wanted[:, :, None] * (area > 0)[:, None, :])
         counted, residual = fractions.sum(2) / (area > 0).sum(1)[:, None], np.zeros_like(wanted)
-        own = np.flatnonzero(~from_base)
-        if own.size:
-            settled = self._mode == "level" and bool((wanted[own].max(axis=1) == 1.0).all())
-            logits = fractions[own] if settled else self._logits(cells, totals, watch)[own]
+        settled = from_base | ((wanted.max(axis=1) == 1.0) & (self._mode == "level"))
+        run = np.flatnonzero(~settled)
+        if run.size:
+            logits = self._logits(cells, cells.blocks[run], totals, watch)
             with watch.stage("constraint"):
-                fractions[own], residual[own] = self._close(cells.coarse[own], logits, area[own], wanted[own])
-                counted[own] = wanted[own] + (residual[own] if self._mode == "none" else 0.0)
+                fractions[run], residual[run] = self._close(cells.coarse[run], logits, area[run], wanted[run])
+                counted[run] = wanted[run] + (residual[run] if self._mode == "none" else 0.0)
         with watch.stage("constraint"):
             classes = quota(fractions, area > 0, cells.block(cells.cells + 1), counted)
         return TileFields(cells.unblock(fractions), cells.unblock(classes), np.ascontiguousarray(residual.T))
 
-    def _logits(self, cells: TileCells, totals: NDArray[np.float64], watch: Stopwatch) -> NDArray[np.float32]:
-        """The network's answer for the coarse cells of a tile, (m, K, ratio^2)."""
-        tile, halo, emulator = cells.tile, self._emulator.halo, self._emulator
-        window = (tile.row0 - halo, tile.col0 - halo, tile.size + 2 * halo, tile.size + 2 * halo)
+    def _logits(
+        self, cells: TileCells, blocks: NDArray[np.int64], totals: NDArray[np.float64], watch: Stopwatch
+    ) -> NDArray[np.float32]:
+        """The network's answer (m, K, ratio^2) for m coarse cells of a tile, run on the rectangle that holds them."""
+        halo, ratio = self._emulator.halo, cells.ratio
+        row, col = np.divmod(blocks, cells.tile.size // ratio)
+        rows, cols = _reach(row * ratio, ratio), _reach(col * ratio, ratio)
         with watch.stage("features"):
-            if tile.index not in self._kept:
-                self._kept[tile.index] = self._static.window(*window).astype(np.float16)
-            coarse = coarse_window(
-                totals.reshape(-1, emulator.coarse.nlat, emulator.coarse.nlon), *window, ratio=cells.ratio
-            )
-            static = torch.from_numpy(self._kept[tile.index]).float()
-            features = torch.cat([static, torch.from_numpy(coarse)]).unsqueeze(0)
-            features = features.contiguous(memory_format=torch.channels_last)
+            features = self._features(cells.tile, rows, cols, totals)
         with watch.stage("unet"), torch.inference_mode():
             inner = self._network(features)[0, :, halo:-halo, halo:-halo].float().numpy()
-        return np.stack([to_blocks(layer, cells.ratio)[cells.blocks] for layer in inner], axis=1)
+        y = (row * ratio - rows.start)[:, None] + np.repeat(np.arange(ratio), ratio)
+        x = (col * ratio - cols.start)[:, None] + np.tile(np.arange(ratio), ratio)
+        return np.ascontiguousarray(inner[:, y, x].swapaxes(0, 1))
+
+    def _features(self, tile: Tile, rows: slice, cols: slice, totals: NDArray[np.float64]) -> torch.Tensor:
+        """Inputs (1, static + K, ny, nx) of the network for rows and columns of a tile and the halo around them.
+
+        They lie in memory channel by channel within a cell, as the convolutions read them.
+        """
+        halo, coarse = self._emulator.halo, self._emulator.coarse
+        if tile.index not in self._kept:
+            side = tile.size + 2 * halo
+            whole = self._static.window(tile.row0 - halo, tile.col0 - halo, side, side)
+            self._kept[tile.index] = np.ascontiguousarray(np.moveaxis(whole, 0, -1).astype(np.float16))
+        static = self._kept[tile.index][rows.start : rows.stop + 2 * halo, cols.start : cols.stop + 2 * halo]
+        row0, col0 = tile.row0 + rows.start - halo, tile.col0 + cols.start - halo
+        nrow, ncol = static.shape[:2]
+        ratio = coarse.ratio_to(self._emulator.fine)
+        state = coarse_window(totals.reshape(-1, coarse.nlat, coarse.nlon), row0, col0, nrow, ncol, ratio)
+        features = np.concatenate([static, np.moveaxis(state, 0, -1)], axis=-1, dtype=np.float32)
+        return torch.from_numpy(features).permute(2, 0, 1).unsqueeze(0)
 
     def _close(
         self,
@@ -118,6 +137,12 @@ class TileRunner:
             grid = self._emulator.coarse
             where = f"{grid.lat[cell // grid.nlon]:.2f} N {grid.lon[cell % grid.nlon]:.2f} E"
             raise ConstraintError(f"coarse cell {cell + 1} at {where}: {error}") from error
+
+
+def _reach(first: NDArray[np.int64], width: int) -> slice:
+    """The fine cells from the first to the last of intervals of `width`, widened to whole steps of the network."""
+    start, stop = int(first.min()), int(first.max()) + width
+    return slice(start // STRIDE * STRIDE, -(-stop // STRIDE) * STRIDE)
 
 
 def choose_precision(asked: str) -> str:

@@ -16,6 +16,8 @@ LEGEND = ("forest", "grassland", "cropland", "barren")
 COARSE = (16, 32)
 RATIO = 10
 TILE = 40
+WIDTHS = (16, 16, 16)
+"""Below 16 channels the convolutions of oneDNN take a path whose bits depend on the size of the tile."""
 
 
 def build(folder: Path, legend: tuple[str, ...] = LEGEND, seed: int = 1) -> Path:
@@ -26,7 +28,7 @@ def build(folder: Path, legend: tuple[str, ...] = LEGEND, seed: int = 1) -> Path
     lon = -180 + (np.arange(fine[1]) + 0.5) * 360 / fine[1]
     _write_statics(folder / "statics.nc", lat, lon, seed)
     _write_map(folder / "base_map.nc", lat, lon, planet(lat, lon, len(legend)))
-    config = UNetConfig(static_channels=len(CHANNELS), classes=len(legend), widths=(8, 8, 8))
+    config = UNetConfig(static_channels=len(CHANNELS), classes=len(legend), widths=WIDTHS)
     torch.manual_seed(seed)
     state = {name: (3 * value).to(torch.bfloat16).contiguous() for name, value in UNet(config).state_dict().items()}
     save_file(state, folder / "weights.safetensors")
@@ -40,7 +42,7 @@ def build(folder: Path, legend: tuple[str, ...] = LEGEND, seed: int = 1) -> Path
         "tile": TILE,
         "halo": 48,
         "base_year": 2019,
-        "unet": {"static_channels": len(CHANNELS), "classes": len(legend), "widths": [8, 8, 8]},
+        "unet": {"static_channels": len(CHANNELS), "classes": len(legend), "widths": list(WIDTHS)},
         "statics": [{"name": name, "mean": 0.0, "std": 1.0} for name in CHANNELS],
         "training": {"note": "random weights for tests"},
         "sha256": {

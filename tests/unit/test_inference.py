@@ -1,0 +1,78 @@
+"""Tiles and the rectangles that are run in them leave no trace in the fields."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_emulator
+
+from ai4land_coupler.emulator import Emulator
+from ai4land_coupler.inference import TileRunner
+from ai4land_coupler.placement import BASE, OWN
+from ai4land_coupler.tiles import TileCells, all_tiles
+from ai4land_coupler.timing import Stopwatch
+
+LEGEND = small_emulator.LEGEND
+NCOARSE = small_emulator.COARSE[0] * small_emulator.COARSE[1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_emulator.build(tmp_path_factory.mktemp("emulator"))
+
+
+def run(folder: Path, tile: int, totals: np.ndarray, filled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fractions (K, nlat, nlon) and classes of the globe, with tiles of another size."""
+    description = (folder / "emulator.yaml").read_text()
+    (folder / "emulator.yaml").write_text(description.replace(f"tile: {small_emulator.TILE}", f"tile: {tile}"))
+    emulator = Emulator.load(folder)
+    (folder / "emulator.yaml").write_text(description)
+    assert emulator.tile == tile
+    land = emulator.base_map() > 0
+    tiles = [
+        TileCells.of(t, land[t.rows, t.cols], emulator.fine, small_emulator.RATIO)
+        for t in all_tiles(emulator.fine, emulator.coarse, tile)
+    ]
+    fields = TileRunner(emulator, "level", "float32", 1).run(tiles, totals, filled, Stopwatch(), lambda: None)
+    fractions, classes = np.zeros((len(LEGEND), land.size)), np.zeros(land.size, np.uint8)
+    for cells, of_tile in zip(tiles, fields, strict=True):
+        fractions[:, cells.cells], classes[cells.cells] = of_tile.fractions, of_tile.classes
+    return fractions, classes
+
+
+def totals() -> np.ndarray:
+    x = np.random.default_rng(2).random((len(LEGEND), NCOARSE)) + 0.05
+    return x / x.sum(axis=0)
+
+
+def test_tiled_and_untiled_runs_are_the_same_bits(folder: Path) -> None:
+    filled = np.full(NCOARSE, OWN, np.uint8)
+    small, large = run(folder, 40, totals(), filled), run(folder, 160, totals(), filled)
+    assert small[0].tobytes() == large[0].tobytes()
+    assert small[1].tobytes() == large[1].tobytes()
+
+
+def test_settled_cells_change_nothing_around_them_but_what_they_are(folder: Path) -> None:
+    """A settled cell shrinks the rectangle that is run; beyond the network's reach nothing else may change."""
+    filled = np.full(NCOARSE, OWN, np.uint8)
+    before = totals()
+    after = before.copy()
+    after[:, :32] = np.eye(len(LEGEND))[:, [2]]
+    a, b = run(folder, 40, before, filled)[0], run(folder, 40, after, filled)[0]
+    shape = (len(LEGEND), 160, 320)
+    a, b = a.reshape(shape), b.reshape(shape)
+    land = a.sum(axis=0) > 0
+    assert (b[2, :10][land[:10]] == 1).all()
+    # the network reaches to row 57; closing carries that to the end of the coarse cells there, row 59
+    assert a[:, 60:].tobytes() == b[:, 60:].tobytes()
+    assert (a[:, 10:50] != b[:, 10:50]).any()
+
+
+def test_cells_of_the_base_map_show_it(folder: Path) -> None:
+    filled = np.full(NCOARSE, OWN, np.uint8)
+    filled[64:96] = BASE
+    fractions, classes = run(folder, 40, totals(), filled)
+    base = Emulator.load(folder).base_map()[20:30]
+    assert (classes.reshape(160, 320)[20:30] == base).all()
+    rows = fractions.reshape(len(LEGEND), 160, 320)[:, 20:30]
+    assert (rows == (base == np.arange(1, len(LEGEND) + 1)[:, None, None])).all()
