@@ -213,9 +213,12 @@ class Lines:
         nlon = window.fine.nlon
         bounds = np.array([window.row0 * nlon, (window.row0 + window.nrow) * nlon], np.int32)
         start, stop = np.searchsorted(self.cell, bounds)
-        strip = np.zeros((window.nrow, nlon), np.float32)
-        strip.ravel()[self.cell[start:stop] - bounds[0]] = np.sqrt(self.value[start:stop] * self.scale)
-        return strip[:, window.cols]
+        row, col = np.divmod(self.cell[start:stop] - bounds[0], nlon)
+        place, width = (col - window.col0) % nlon, min(window.ncol, nlon)
+        kept = place < width
+        field = np.zeros((window.nrow, width), np.float32)
+        field[row[kept], place[kept]] = np.sqrt(self.value[start:stop][kept] * self.scale)
+        return field[:, np.arange(window.ncol) % nlon]
 
 
 CLIMATE: dict[str, Callable[[Field], Field]] = {
