@@ -101,7 +101,6 @@ class HostGrid:
         _refuse_first(~np.isfinite(lon).all(1) | ~np.isfinite(lat).all(1), cell_id, "has a corner that is not finite")
         _refuse_first((np.abs(lat) > 90.0 + LATITUDE_TOLERANCE).any(1), cell_id, "has a latitude beyond 90 degrees")
         _refuse_first(~((land >= 0) & (land <= 1)), cell_id, "has a land fraction that is not in 0..1")
-        _refuse_first(cell_id < 1, cell_id, "has an id below 1: ids count from 1")
         for name, value in (
             ("cell_id", cell_id),
             ("vertex_lon", lon),

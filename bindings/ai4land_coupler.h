@@ -50,7 +50,7 @@ int ai4land_init(const char *config_path, int fortran_comm, int *handle);
 /* Describes this rank's host cells, any number of them, none included. Collective, once, after init.
      ncell          cells of this rank; the arrays may be NULL where it is 0
      nvertex        corners a cell, at least 3; cells with fewer repeat a corner
-     cell_id        [ncell] unique over all ranks, from 1
+     cell_id        [ncell] unique over all ranks
      vertex_lon     [ncell][nvertex] degrees east, any turn
      vertex_lat     [ncell][nvertex] degrees north
      land_fraction  [ncell] of the cell's area, 0..1 */

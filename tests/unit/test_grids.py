@@ -45,7 +45,6 @@ def test_ratio_refuses_grids_that_do_not_nest() -> None:
         ({"land_fraction": np.array([0.5, 1.5, 0.5])}, "cell 2 has a land fraction that is not in 0..1"),
         ({"land_fraction": np.array([0.5, 0.5, np.nan])}, "cell 3 has a land fraction"),
         ({"land_fraction": np.array([0.5])}, "one value a cell"),
-        ({"cell_id": np.array([0, 1, 2])}, "ids count from 1"),
         ({"vertex_lon": np.zeros((3, 2)), "vertex_lat": np.zeros((3, 2))}, "nvertex >= 3"),
     ],
 )
