@@ -43,6 +43,9 @@ UNCHANGED = "#efefec"
 MAX_PIXELS = 1800
 """Fine cells along the longer side of a map; of more every n-th is drawn."""
 
+KEY_SIZE = 12
+"""Size of the key's text in points."""
+
 
 @dataclass(frozen=True, eq=False)
 class Year:
@@ -174,7 +177,7 @@ def _panels(rows: int, box: Box) -> tuple[Figure, NDArray]:
     """A figure with `rows` rows of two maps each, as high as the box needs."""
     west, east, south, north = box
     ratio = (north - south) / (east - west) * _stretch(box)
-    height = rows * (1.1 + 6.2 * ratio) + (0.9 if rows == 1 else 0.4)
+    height = rows * (1.1 + 6.2 * ratio) + (1.5 if rows == 1 else 0.4)
     figure = Figure(figsize=(14.0, height), layout="constrained")
     return figure, figure.subplots(rows, 2, squeeze=False)
 
@@ -205,7 +208,10 @@ def _frame(axes: Axes, box: Box, title: str) -> None:
 
 def _key(figure: Figure, entries: Sequence[tuple[str, str]]) -> None:
     patches = [Patch(facecolor=c, edgecolor="#777777", linewidth=0.6, label=_spoken(name)) for c, name in entries]
-    figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 9), frameon=False, fontsize=12)
+    width = sum(4.8 + 0.56 * len(name) for _, name in entries) * KEY_SIZE  # of one row, in points: patch, gaps and text
+    rows = int(np.ceil(width / (72 * figure.get_figwidth())))
+    columns = -(-len(patches) // rows)
+    figure.legend(handles=patches, loc="outside lower center", ncols=columns, frameon=False, fontsize=KEY_SIZE)
 
 
 def _save(figure: Figure, path: Path) -> Path:
