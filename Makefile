@@ -13,11 +13,12 @@ DEMO  := output/demo
 BIN   := $(VENV)/bin
 SUDO  := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-# What the system must have, as command:Debian package:conda-forge package.
-NEEDED := mpirun:openmpi-bin:openmpi mpicc:libopenmpi-dev:openmpi-mpicc mpifort:libopenmpi-dev:openmpi-mpifort \
-          gcc:gcc:c-compiler gfortran:gfortran:fortran-compiler cmake:cmake:cmake pkg-config:pkg-config:pkg-config \
-          nc-config:libnetcdf-dev:libnetcdf nf-config:libnetcdff-dev:netcdf-fortran \
-          Python.h:python3-dev:python ensurepip:python3-venv:python libc.so:libc6-dev:sysroot_linux-64
+# What the system must have, as command:Debian package:conda-forge package; tests want the second list too.
+NEEDS_system := mpirun:openmpi-bin:openmpi mpicc:libopenmpi-dev:openmpi-mpicc mpifort:libopenmpi-dev:openmpi-mpifort \
+                gcc:gcc:c-compiler gfortran:gfortran:fortran-compiler cmake:cmake:cmake pkg-config:pkg-config:pkg-config \
+                nc-config:libnetcdf-dev:libnetcdf nf-config:libnetcdff-dev:netcdf-fortran \
+                Python.h:python3-dev:python ensurepip:python3-venv:python libc.so:libc6-dev:sysroot_linux-64
+NEEDS_system-test := g++:g++:gxx cdo:cdo:cdo
 
 # Root may run mpirun (containers), and more ranks than cores may run; for Open MPI 4 and 5.
 export OMPI_ALLOW_RUN_AS_ROOT := 1
@@ -29,7 +30,7 @@ MPIRUN := mpirun --bind-to none -n
 # $(call logged,NAME): run quietly into a log; where it fails show the log's end.
 logged = >$(BUILD)/logs/$(1).log 2>&1 || { tail -n 30 $(BUILD)/logs/$(1).log; echo "failed; all of it: $(BUILD)/logs/$(1).log"; exit 1; }
 
-.PHONY: demo test hosts system help clean
+.PHONY: demo test hosts help clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo $(VENV)/.library $(BUILD)/fortran_host
@@ -39,7 +40,7 @@ demo: $(VENV)/.demo $(VENV)/.library $(BUILD)/fortran_host
 	@$(MPIRUN) $(RANKS) $(BUILD)/fortran_host $(DEMO)/host.nml
 	@$(BIN)/python examples/check_demo.py $(DEMO)
 
-test: $(VENV)/.test $(VENV)/.library hosts
+test: $(BUILD)/.system-test $(VENV)/.test $(VENV)/.library hosts
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest $(TESTS)
@@ -58,21 +59,21 @@ clean:
 
 # --- stages; each leaves a stamp and is skipped the next time -------------------------------------------------------
 
-$(BUILD)/.system:
+$(BUILD)/.system $(BUILD)/.system-test:
 	@mkdir -p $(BUILD)/logs
-	@missing=""; for entry in $(NEEDED); do need=$${entry%%:*}; case $$need in \
+	@missing=""; for entry in $(NEEDS_$(@F:.%=%)); do need=$${entry%%:*}; case $$need in \
 	  Python.h)  $(PYTHON) -c 'import os, sysconfig; open(os.path.join(sysconfig.get_paths()["include"], "Python.h"))';; \
 	  ensurepip) $(PYTHON) -c 'import ensurepip, venv';; \
 	  libc.so)   test -e "$$($${CC:-gcc} -print-file-name=libc.so)";; \
-  gcc)       command -v $${CC:-gcc};; \
-  gfortran)  command -v $${FC:-gfortran};; \
+	  gcc)       command -v $${CC:-gcc};; \
+	  gfortran)  command -v $${FC:-gfortran};; \
 	  *)         command -v $$need;; \
 	esac >/dev/null 2>&1 || missing="$$missing $$entry"; done; \
 	if [ -n "$$missing" ] && command -v apt-get >/dev/null; then \
 	  packages=$$(for m in $$missing; do echo $$m | cut -d: -f2; done | sort -u | tr '\n' ' '); \
 	  echo "== installing with apt: $$packages"; \
 	  { $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive \
-	    apt-get install -qq -y --no-install-recommends $$packages; } $(call logged,system) \
+	    apt-get install -qq -y --no-install-recommends $$packages; } $(call logged,$(@F:.%=%)) \
 	elif [ -n "$$missing" ]; then \
 	  echo "missing, and no apt-get here to install it; the conda-forge package of each:"; \
 	  for m in $$missing; do echo "  $${m%%:*}: $${m##*:}"; done; \
