@@ -145,12 +145,11 @@ def main(folder: Path) -> int:
         *areas(folder, years),
         *columns(folder, years),
         *fractions(files[-1], names),
-        *class_map(files[0]),
-        *class_map(files[-1]),
+        *(number for path in dict.fromkeys((files[0], files[-1])) for number in class_map(path)),
     ]
     seconds = [entry["seconds"] for entry in years]
     total = sum(entry["total"] for entry in seconds)
-    print(f"measured from the files of {len(years)} years:")
+    print(f"measured from the files, years {years[0]['year']} to {years[-1]['year']}:")
     print("\n".join(map(str, measured)))
     stages = ", ".join(f"{stage} {sum(s[stage] for s in seconds) / len(seconds):.2f}" for stage in seconds[0])
     print(f"seconds a model year: {stages}; {100 * (1 - sum(s['unet'] for s in seconds) / total):.0f} % is not U-Net")
