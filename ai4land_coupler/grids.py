@@ -135,10 +135,13 @@ class HostGrid:
             digest.update(np.ascontiguousarray(part[order]).tobytes())
         return digest.hexdigest()
 
+    def take(self, cells: NDArray[np.int64]) -> "HostGrid":
+        """Some of the cells, by position."""
+        return HostGrid(self.cell_id[cells], self.vertex_lon[cells], self.vertex_lat[cells], self.land_fraction[cells])
+
     def sorted_by_id(self) -> "HostGrid":
         """The same cells in ascending order of id."""
-        order = np.argsort(self.cell_id, kind="stable")
-        return HostGrid(self.cell_id[order], self.vertex_lon[order], self.vertex_lat[order], self.land_fraction[order])
+        return self.take(np.argsort(self.cell_id, kind="stable"))
 
 
 def wrap_longitude(lon: NDArray[np.float64]) -> NDArray[np.float64]:
