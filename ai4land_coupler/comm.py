@@ -35,6 +35,11 @@ class Communicator:
         """A duplicate of an mpi4py communicator or of the one a Fortran integer names."""
         return cls(MPI.Comm.f2py(comm) if isinstance(comm, int) else comm)
 
+    @property
+    def fortran_handle(self) -> int:
+        """The Fortran handle of the duplicate."""
+        return int(self._comm.py2f())
+
     def free(self) -> None:
         """Give the duplicate back; collective."""
         if self._comm != MPI.COMM_NULL and not MPI.Is_finalized():
@@ -101,6 +106,13 @@ class Communicator:
     def barrier(self) -> None:
         """Wait for every rank."""
         self._comm.Barrier()
+
+
+def self_handle() -> int:
+    """The Fortran handle of MPI_COMM_SELF, for a library that is to run on this rank alone."""
+    if not MPI.Is_initialized() or MPI.Is_finalized():
+        raise MPIError("MPI is not running: call the plugin between MPI_Init and MPI_Finalize")
+    return int(MPI.COMM_SELF.py2f())
 
 
 def library() -> str:
