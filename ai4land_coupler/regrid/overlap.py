@@ -10,6 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 from ai4land_coupler.errors import RegridError
 
 Triplets = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
+Indices = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+
+_SLOTS = 8
+"""Entries of a row that are added one by one, for all rows at once; `reduceat` takes the rest of longer rows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +35,11 @@ class Overlap:
         object.__setattr__(self, "row", np.ascontiguousarray(self.row, dtype=np.int64))
         object.__setattr__(self, "col", np.ascontiguousarray(self.col, dtype=np.int64))
         object.__setattr__(self, "area", np.ascontiguousarray(self.area, dtype=np.float64))
-        _check_triplets(self.row, self.col, self.area, self.n_row, self.n_col)
-        if not (self.area > 0).all():
-            raise RegridError(f"overlap areas must be above 0, got {self.area.min()}")
-        if self.row.size and not (np.diff(self.row * self.n_col + self.col) > 0).all():
+        _check_shapes(self.row, self.col, self.area)
+        if not _is_matrix(self.row, self.col, self.area, self.n_row, self.n_col):
+            _check_triplets(self.row, self.col, self.area, self.n_row, self.n_col)
+            if not (self.area > 0).all():
+                raise RegridError(f"overlap areas must be above 0, got {self.area.min()}")
             raise RegridError("overlap entries must be sorted by (row, col) without repetition; use from_triplets")
 
     @classmethod
@@ -65,10 +70,25 @@ class Overlap:
         return cls.from_triplets(row, col, area, n_row, n_col)
 
     @cached_property
-    def _segments(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Rows that have entries, and where each one's entries start."""
-        start = np.flatnonzero(np.diff(self.row, prepend=-1))
-        return self.row[start], start
+    def _slots(self) -> list[Triplets]:
+        """The first entry of every row that has one, then the second ones and so on: (row, col, area) of each."""
+        first = np.flatnonzero(np.diff(self.row, prepend=-1))
+        count = np.diff(first, append=self.row.size)
+        slots = []
+        for slot in range(min(int(count.max(initial=0)), _SLOTS)):
+            at = first[count > slot] + slot
+            slots.append((self.row[at], self.col[at], self.area[at]))
+        return slots
+
+    @cached_property
+    def _rest(self) -> Indices:
+        """The entries of long rows that the slots leave: (row, where its entries start, position of each entry)."""
+        first = np.flatnonzero(np.diff(self.row, prepend=-1))
+        count = np.diff(first, append=self.row.size)
+        left = np.maximum(count - _SLOTS, 0)
+        start = np.cumsum(left) - left
+        position = np.repeat(first + _SLOTS - start, left) + np.arange(left.sum())
+        return self.row[first[left > 0]], start[left > 0], position
 
     def apply(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """Sum of area times x over each row: x (K, n_col) -> (K, n_row), float64, in units of x times m2."""
@@ -76,10 +96,18 @@ class Overlap:
         if x.ndim != 2 or x.shape[1] != self.n_col:
             raise RegridError(f"expected fields of shape (K, {self.n_col}), got {x.shape}")
         y = np.zeros((x.shape[0], self.n_row))
-        rows, start = self._segments
-        if start.size:
-            for field, out in zip(x, y, strict=True):
-                out[rows] = np.add.reduceat(self.area * field[self.col], start)
+        long_rows, start, position = self._rest
+        col, area = self.col[position], self.area[position]
+        for field, out in zip(x, y, strict=True):
+            for slot, (rows, cols, areas) in enumerate(self._slots):
+                if slot:
+                    out[rows] += field[cols] * areas
+                elif rows.size == self.n_row:
+                    np.multiply(field.take(cols, out=out, mode="clip"), areas, out=out)
+                else:
+                    out[rows] = field[cols] * areas
+            if long_rows.size:
+                out[long_rows] += np.add.reduceat(field[col] * area, start)
         return y
 
     def row_sum(self) -> NDArray[np.float64]:
@@ -91,11 +119,30 @@ class Overlap:
         return np.bincount(self.col, weights=self.area, minlength=self.n_col).astype(np.float64)
 
 
+def _check_shapes(row: NDArray[np.int64], col: NDArray[np.int64], area: NDArray[np.float64]) -> None:
+    if row.ndim != 1 or row.shape != col.shape or row.shape != area.shape:
+        raise RegridError(f"row, col and area must be vectors of one length, got {row.shape} {col.shape} {area.shape}")
+
+
+def _is_matrix(
+    row: NDArray[np.int64], col: NDArray[np.int64], area: NDArray[np.float64], n_row: int, n_col: int
+) -> bool:
+    """Whether all that an Overlap promises holds, in as few passes as can be (a negative index is a huge unsigned)."""
+    if not row.size:
+        return True
+    if not (area.min() > 0 and area.max() < np.inf):
+        return False
+    if row.view(np.uint64).max() >= n_row or col.view(np.uint64).max() >= n_col:
+        return False
+    key = row * n_col
+    key += col
+    return bool((key[1:] > key[:-1]).all())
+
+
 def _check_triplets(
     row: NDArray[np.int64], col: NDArray[np.int64], area: NDArray[np.float64], n_row: int, n_col: int
 ) -> None:
-    if row.ndim != 1 or row.shape != col.shape or row.shape != area.shape:
-        raise RegridError(f"row, col and area must be vectors of one length, got {row.shape} {col.shape} {area.shape}")
+    _check_shapes(row, col, area)
     for name, index, n in (("row", row, n_row), ("col", col, n_col)):
         if index.size and not (index.min() >= 0 and index.max() < n):
             raise RegridError(f"overlap {name} must be in 0..{n - 1}, got {index.min()}..{index.max()}")
