@@ -1,35 +1,17 @@
-"""Conservative overlaps between host cells and the emulator's grids: three engines behind one interface."""
+"""Conservative overlaps between host cells and the emulator's grids: several engines behind one interface."""
 
 import logging
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ai4land_coupler.errors import RegridError
-from ai4land_coupler.grids import HostGrid, RegularGrid
+from ai4land_coupler.regrid.engine import Engine, Patch
 from ai4land_coupler.regrid.latlon import LatLonEngine, is_rectangle
 from ai4land_coupler.regrid.overlap import Overlap
-from ai4land_coupler.regrid.yac import YacEngine
 
-__all__ = ["Engine", "Overlap", "make_engine"]
+__all__ = ["Engine", "Overlap", "Patch", "is_rectangle", "make_engine"]
 
 _LOG = logging.getLogger("ai4land_coupler")
-
-
-class Engine(Protocol):
-    """Makes overlaps with the host cells; local calls without MPI, the same for any batching of the cells."""
-
-    @property
-    def name(self) -> str:
-        """What stands in log, cache and output."""
-
-    def coarse(self, coarse: RegularGrid) -> Overlap:
-        """Row = 0-based cell of the coarse grid, all of them; column = position of the host cell by id."""
-
-    def fine(self, fine: RegularGrid, cells: NDArray[np.int64]) -> Overlap:
-        """Row = position in `cells`, distinct 0-based cells of the fine grid; column = position of the host cell."""
 
 
 class RegridOptions(Protocol):
@@ -37,45 +19,86 @@ class RegridOptions(Protocol):
 
     @property
     def engine(self) -> str:
-        """auto, latlon, yac or file."""
+        """auto, latlon, esmf, yac or file."""
 
     @property
-    def file(self) -> Path | str | None:
+    def file(self) -> Path | None:
         """A weight file, or none."""
 
+    @property
+    def cache(self) -> Path | None:
+        """A folder that keeps overlaps from run to run, or none."""
 
-def make_engine(host: HostGrid, options: RegridOptions) -> Engine:
-    """The engine for these host cells (all of them, in ascending order of id), by the order of `auto` or by name.
 
-    auto: a given weight file; else exact overlaps where every cell is a latitude-longitude rectangle; else YAC.
-    Raises RegridError where the engine cannot serve this host, GridError where cells are empty or overlap.
+def make_engine(options: RegridOptions, odd: int | None, lacks_esmf: str | None) -> Engine:
+    """The engine that `options` ask for; the same on every rank where the arguments are.
+
+    odd: id of a host cell that is no latitude-longitude rectangle, the lowest over all ranks; None where all are.
+    lacks_esmf: why some rank cannot use ESMF; None where all can.
+    auto: a given weight file; else exact overlaps where every cell is a rectangle; else ESMF; else YAC.
+    Raises RegridError where the engine asked for cannot serve these cells or this machine.
     """
-    if (np.diff(host.cell_id) <= 0).any():
-        raise RegridError("the engine needs the host cells in ascending order of id, each once")
-    engine, why = _choose(host, options)
-    _LOG.info("regrid: engine %s (%s), %d host cells", engine.name, why, host.size)
-    return engine
+    engine, why = _choose(options, odd, lacks_esmf)
+    _LOG.info("regrid: engine %s (%s)", engine.name, why)
+    if options.cache is None:
+        return engine
+    from ai4land_coupler.regrid.cache import CachedEngine
+
+    return CachedEngine(engine, Path(options.cache))
 
 
-def _choose(host: HostGrid, options: RegridOptions) -> tuple[Engine, str]:
+def _choose(options: RegridOptions, odd: int | None, lacks_esmf: str | None) -> tuple[Engine, str]:
+    """The engine and the reason for it; modules that need another library are imported only where it is used."""
     wanted = options.engine
     if wanted == "file" or (wanted == "auto" and options.file):
         if not options.file:
             raise RegridError("regrid.engine is file but regrid.file names no weight file")
-        from ai4land_coupler.regrid.weightfile import FileEngine  # netCDF4 only where it is used
+        from ai4land_coupler.regrid.fileengine import FileEngine
 
-        return FileEngine(host, Path(options.file), lambda: _by_shape(host)[0]), "regrid.file is given"
+        polygons, why = _by_shape(odd, lacks_esmf)
+        return FileEngine(
+            Path(options.file), polygons
+        ), f"regrid.file is given; what it lacks by {polygons.name}: {why}"
     if wanted == "auto":
-        return _by_shape(host)
+        return _by_shape(odd, lacks_esmf)
     if wanted == "latlon":
-        return LatLonEngine(host), "asked for"
+        return _latlon(odd), "asked for"
+    if wanted == "esmf":
+        return _esmf(lacks_esmf), "asked for"
     if wanted == "yac":
-        return YacEngine(host), "asked for"
-    raise RegridError(f"regrid.engine {wanted!r} is not available in this version; use auto, latlon, yac or file")
+        return _yac(), "asked for"
+    raise RegridError(f"regrid.engine {wanted!r} is unknown; use auto, latlon, esmf, yac or file")
 
 
-def _by_shape(host: HostGrid) -> tuple[Engine, str]:
-    bad = np.flatnonzero(~is_rectangle(host.vertex_lon, host.vertex_lat))
-    if not bad.size:
-        return LatLonEngine(host), "every host cell is a latitude-longitude rectangle"
-    return YacEngine(host), f"host cell {int(host.cell_id[bad[0]])} is no latitude-longitude rectangle"
+def _by_shape(odd: int | None, lacks_esmf: str | None) -> tuple[Engine, str]:
+    if odd is None:
+        return LatLonEngine(), "every host cell is a latitude-longitude rectangle"
+    shape = f"host cell {odd} is no latitude-longitude rectangle"
+    if lacks_esmf is None:
+        return _esmf(None), shape
+    return _yac(), f"{shape}; ESMF cannot be used: {lacks_esmf}"
+
+
+def _latlon(odd: int | None) -> Engine:
+    if odd is not None:
+        raise RegridError(
+            f"regrid.engine is latlon but host cell {odd} is no latitude-longitude rectangle; use regrid.engine: auto"
+        )
+    return LatLonEngine()
+
+
+def _esmf(lacks: str | None) -> Engine:
+    if lacks is not None:
+        raise RegridError(
+            f"regrid.engine is esmf but ESMF cannot be used: {lacks}; mend that (`ai4land doctor` says how) or use "
+            "regrid.engine: auto"
+        )
+    from ai4land_coupler.regrid import esmf
+
+    return esmf.engine()
+
+
+def _yac() -> Engine:
+    from ai4land_coupler.regrid import yac
+
+    return yac.engine()

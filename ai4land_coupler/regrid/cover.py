@@ -44,10 +44,13 @@ def split(hosts: Polygons, grid: RegularGrid, cells: Index) -> tuple[Pairs, Pair
     return (position, owner), (place[open_], reaching[open_])
 
 
-def within_reach(hosts: Polygons, grid: RegularGrid) -> Index:
-    """Cells of a regular grid that host cells may overlap, ascending; all others they do not."""
-    blocks = _Blocks(grid, np.arange(grid.size))
-    return np.sort(blocks.position[np.unique(_near(hosts, blocks)[0])].ravel())
+def within_reach(hosts: Polygons, grid: RegularGrid, cells: Index) -> Index:
+    """Positions in `cells` (0-based, distinct) of those that host cells may overlap, ascending; no others they do."""
+    if not (cells.size and hosts.count.size):
+        return np.zeros(0, dtype=np.int64)
+    blocks = _Blocks(grid, cells)
+    place = np.sort(blocks.position[np.unique(_near(hosts, blocks)[0])].ravel())
+    return place[place >= 0]
 
 
 def _joined(pairs: list[Pairs]) -> Pairs:

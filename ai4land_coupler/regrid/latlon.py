@@ -6,6 +6,7 @@ grid goes into a sorted list, values closer than the tolerance become one value 
 list. Neighbours therefore share their edges bit for bit, with neither overlap nor gap.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from ai4land_coupler.errors import GridError, RegridError
 from ai4land_coupler.grids import EARTH_RADIUS, HostGrid, RegularGrid, wrap_longitude
+from ai4land_coupler.regrid.engine import Patch
 from ai4land_coupler.regrid.overlap import Overlap
 
 Float = NDArray[np.float64]
@@ -109,74 +111,137 @@ def _corners(lon: Float, lat: Float) -> tuple[NDArray[np.bool_], Float, Float, F
 
 
 def _merge(values: Float, group: Index, tolerance: float) -> Float:
-    """Values of one group that lie closer than the tolerance replaced by the middle one of them."""
+    """Values of one group that lie closer than the tolerance replaced by the middle one of those that differ.
+
+    How many cells have a value does not matter: patches that hold different cells of a row agree on its edges.
+    """
     order = np.lexsort((values, group))
     ranked, of = values[order], group[order]
-    first = np.flatnonzero(np.r_[True, (np.diff(ranked) > tolerance) | (np.diff(of) != 0)])
-    count = np.diff(np.append(first, ranked.size))
+    starts = np.r_[True, (np.diff(ranked) > tolerance) | (np.diff(of) != 0)]
+    cluster = np.cumsum(starts) - 1
+    distinct = np.flatnonzero(starts | np.r_[True, np.diff(ranked) != 0])
+    first = np.searchsorted(cluster[distinct], np.arange(cluster[-1] + 1))
+    count = np.diff(np.append(first, distinct.size))
     merged = np.empty_like(values)
-    merged[order] = np.repeat(ranked[first + (count - 1) // 2], count)
+    merged[order] = ranked[distinct[first + (count - 1) // 2]][cluster]
     return merged
 
 
 class LatLonEngine:
-    """Overlaps with host cells that are all latitude-longitude rectangles."""
+    """Overlaps of host cells that are all latitude-longitude rectangles."""
 
     name = "latlon"
 
-    def __init__(self, host: HostGrid) -> None:
-        accepted, south, north, _, width = _corners(host.vertex_lon, host.vertex_lat)
-        _refuse_empty(host, width * (north - south))
+    def check(self, hosts: HostGrid) -> None:
+        """GridError naming the first cell without area, RegridError the first that is no rectangle."""
+        accepted, south, north, _, width = _corners(hosts.vertex_lon, hosts.vertex_lat)
+        _refuse_empty(hosts, width * (north - south))
         bad = np.flatnonzero(~accepted)
         if bad.size:
             raise RegridError(
-                f"regrid.engine is latlon but host cell {int(host.cell_id[bad[0]])} is no latitude-longitude rectangle "
-                f"(corners lon {host.vertex_lon[bad[0]].tolist()}, lat {host.vertex_lat[bad[0]].tolist()}; "
+                f"regrid.engine is latlon but host cell {int(hosts.cell_id[bad[0]])} is no latitude-longitude "
+                f"rectangle (corners lon {hosts.vertex_lon[bad[0]].tolist()}, lat {hosts.vertex_lat[bad[0]].tolist()}; "
                 f"{bad.size} such cells in all); use regrid.engine: auto"
             )
-        self._host = rectangles(host.vertex_lon, host.vertex_lat)
-        self._rows = _Rows.of(self._host)
-        _refuse_overlaps(host, self._host, self._rows)
 
-    def coarse(self, coarse: RegularGrid) -> Overlap:
-        """Overlap areas of all cells of a regular grid (rows) with the host cells (columns)."""
-        return self.fine(coarse, np.arange(coarse.size, dtype=np.int64))
+    def area(self, hosts: HostGrid) -> Float:
+        """R^2 dlon (sin north - sin south) of the corners as given, (n,), m2.
 
-    def fine(self, fine: RegularGrid, cells: Index) -> Overlap:
-        """Overlap areas of some cells of a regular grid (rows, in the order of `cells`) with the host cells."""
-        triplets = [
-            self._block(fine, np.asarray(cells[first : first + _BLOCK], dtype=np.int64), first)
-            for first in range(0, len(cells), _BLOCK)
-        ]
-        return Overlap.from_blocks(triplets, len(cells), self._host.south.size)
+        Overlaps are made with edges that neighbours share, so for corners in real32 their sums differ from this by
+        what rounding moved the edges, at most EDGE_TOLERANCE_OF_CELL of each side.
+        """
+        _, south, north, west, width = _corners(hosts.vertex_lon, hosts.vertex_lat)
+        return Rectangles(south, north, west, west + width).area()
 
-    def _block(self, grid: RegularGrid, cells: Index, first: int) -> tuple[Index, Index, Float]:
-        row, column = np.divmod(cells, grid.nlon)
-        south, north, west, east = grid.lat_edges[:-1], grid.lat_edges[1:], grid.lon_edges[:-1], grid.lon_edges[1:]
-        cell, segment, host_row = self._rows.find(south, north, row, west[column], east[column])
-        rows = self._rows
-        bands = grid.area_rows / np.radians(360.0 / grid.nlon) / EARTH_RADIUS**2
-        height = _overlap_bands(rows.south[host_row], rows.north[host_row], grid.lat_edges, row[cell], bands)
-        width = _overlap_lengths(
-            rows.west[segment], rows.east[segment], grid.lon_edges, column[cell], 360.0 / grid.nlon
+    def coarse(self, grid: RegularGrid, patches: Sequence[Patch]) -> list[Overlap]:
+        """Overlap areas of the cells of each patch (rows) with its host cells (columns), exact."""
+        return [self._patch(grid, patch) for patch in patches]
+
+    def fine(self, grid: RegularGrid, patch: Patch) -> Overlap:
+        """The same: exact on every grid."""
+        return self._patch(grid, patch)
+
+    def between(self, source: HostGrid, target: HostGrid) -> Overlap:
+        """Exact overlaps of two sets of rectangles; GridError where cells of either overlap."""
+        rows, other = self._rows(source), self._rows(target)
+        return _overlap(rows, _Targets.of(other), target.size, source.size)
+
+    def _patch(self, grid: RegularGrid, patch: Patch) -> Overlap:
+        return _overlap(
+            self._rows(patch.hosts), _Targets.of_cells(grid, patch.cells), patch.cells.size, patch.hosts.size
         )
-        area = EARTH_RADIUS**2 * np.radians(width) * height
-        kept = (width > 0) & (height > 0)
-        return cell[kept] + first, rows.host[segment[kept]], area[kept]
+
+    def _rows(self, hosts: HostGrid) -> "_Rows":
+        self.check(hosts)
+        cells = rectangles(hosts.vertex_lon, hosts.vertex_lat)
+        rows = _Rows.of(cells)
+        _refuse_overlaps(hosts, cells, rows)
+        return rows
 
 
-def _overlap_bands(south: Float, north: Float, edges: Float, row: Index, whole: Float) -> Float:
-    """sin north - sin south of what host rows and grid rows share; exactly the grid's where the row lies inside."""
-    low, high = edges[row], edges[row + 1]
+@dataclass(frozen=True, eq=False)
+class _Targets:
+    """Target cells, or their parts on either side of 180, by rows of the same parallels.
+
+    south, north, bands (n_rows,): parallels and sin north - sin south; row, cell, west, east, width (n,): the row and
+    the target cell each part belongs to, its meridians in [-180, 180] and its degrees of longitude.
+    """
+
+    south: Float
+    north: Float
+    bands: Float
+    row: Index
+    cell: Index
+    west: Float
+    east: Float
+    width: Float
+
+    @classmethod
+    def of_cells(cls, grid: RegularGrid, cells: Index) -> "_Targets":
+        row, column = np.divmod(cells, grid.nlon)
+        step = 360.0 / grid.nlon
+        bands = grid.area_rows / np.radians(step) / EARTH_RADIUS**2
+        west, east = grid.lon_edges[column], grid.lon_edges[column + 1]
+        every = np.arange(cells.size)
+        return cls(grid.lat_edges[:-1], grid.lat_edges[1:], bands, row, every, west, east, np.full(cells.size, step))
+
+    @classmethod
+    def of(cls, rows: "_Rows") -> "_Targets":
+        bands = band(rows.south, rows.north)
+        return cls(rows.south, rows.north, bands, rows.row, rows.host, rows.west, rows.east, rows.east - rows.west)
+
+
+def _overlap(rows: "_Rows", targets: _Targets, n_row: int, n_col: int) -> Overlap:
+    """Overlap areas of target cells with host cells, a block of targets at a time."""
+    blocks = [_block(rows, targets, slice(at, at + _BLOCK)) for at in range(0, targets.cell.size, _BLOCK)]
+    return Overlap.from_blocks(blocks, n_row, n_col)
+
+
+def _block(rows: "_Rows", targets: _Targets, part: slice) -> tuple[Index, Index, Float]:
+    row, cell, west, east = targets.row[part], targets.cell[part], targets.west[part], targets.east[part]
+    query, segment, host_row = rows.find(targets.south, targets.north, row, west, east)
+    at = row[query]
+    height = _overlap_bands(
+        rows.south[host_row], rows.north[host_row], targets.south[at], targets.north[at], targets.bands[at]
+    )
+    width = _overlap_lengths(
+        rows.west[segment], rows.east[segment], west[query], east[query], targets.width[part][query]
+    )
+    area = EARTH_RADIUS**2 * np.radians(width) * height
+    kept = (width > 0) & (height > 0)
+    return cell[query[kept]], rows.host[segment[kept]], area[kept]
+
+
+def _overlap_bands(south: Float, north: Float, low: Float, high: Float, whole: Float) -> Float:
+    """sin north - sin south of what host rows and rows low..high share; exactly `whole` where the row lies inside."""
     covered = (south <= low + NOISE) & (north >= high - NOISE)
     bottom = np.where(south <= low + NOISE, low, np.where(south >= high - NOISE, high, south))
     top = np.where(north >= high - NOISE, high, np.where(north <= low + NOISE, low, north))
-    return np.where(covered, whole[row], band(bottom, np.maximum(top, bottom)))
+    return np.where(covered, whole, band(bottom, np.maximum(top, bottom)))
 
 
-def _overlap_lengths(west: Float, east: Float, edges: Float, column: Index, whole: float) -> Float:
-    """Degrees of longitude that host segments and grid columns share."""
-    low, high = edges[column], edges[column + 1]
+def _overlap_lengths(west: Float, east: Float, low: Float, high: Float, whole: Float) -> Float:
+    """Degrees of longitude that host segments and columns low..high share; exactly `whole` where all of one."""
     covered = (west <= low + NOISE) & (east >= high - NOISE)
     left = np.where(west <= low + NOISE, low, np.where(west >= high - NOISE, high, west))
     right = np.where(east >= high - NOISE, high, np.where(east <= low + NOISE, low, east))

@@ -78,17 +78,26 @@ class Polygons:
         return np.where(length > SAME_POINT, unit, unit[:, :1])
 
     @cached_property
+    def supporting(self) -> NDArray[np.bool_]:
+        """Edges (n, nvertex) whose great circle has no corner outside."""
+        return (np.einsum("nvi,nki->nvk", self.normals, self.xyz) > -1e-12).all(2)
+
+    @cached_property
     def convex(self) -> NDArray[np.bool_]:
         """Cells with no corner outside the great circle of any edge."""
-        return (np.einsum("nvi,nki->nvk", self.normals, self.xyz) > -1e-12).all((1, 2))
+        return self.supporting.all(1)
 
     @cached_property
     def caps(self) -> tuple[Float, Float]:
-        """Unit vector (n, 3) and angle (n,), radians, of a cap around each cell; cells are less than a hemisphere."""
+        """Unit vector (n, 3) and angle (n,), radians, of a cap around each cell; cells are less than a hemisphere.
+
+        The angle is pi where the corners have no middle.
+        """
         weight = (np.arange(self.lon.shape[1]) < self.count[:, None]).astype(np.float64)
         centre = (self.xyz * weight[..., None]).sum(1)
-        centre /= np.linalg.norm(centre, axis=1, keepdims=True)
-        return centre, angle(centre[:, None], self.xyz).max(1)
+        length = np.linalg.norm(centre, axis=1, keepdims=True)
+        centre /= np.where(length > SAME_POINT, length, 1.0)
+        return centre, np.where(length[:, 0] > SAME_POINT, angle(centre[:, None], self.xyz).max(1), np.pi)
 
     def take(self, cells: Index) -> "Polygons":
         """Some of the cells."""
