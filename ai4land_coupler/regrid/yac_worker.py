@@ -28,15 +28,16 @@ def main(source: str, target: str) -> int:
         result: dict[str, Any] = {"version": yac.version()}
         for number, (src, tgt) in enumerate(given["tasks"].tolist()):
             file = Path(folder, f"weights_{number}.nc")
-            sizes = _weights(yac, given, src, tgt, file)
-            result |= {f"{k}_{number}": v for k, v in _read(file, *sizes).items()}
+            _weights(yac, given, src, tgt, file)
+            result |= {f"{k}_{number}": v for k, v in _read(file).items()}
+            file.unlink()
     partial = Path(target).with_suffix(".part.npz")
     np.savez(partial, **result)
     partial.rename(target)
     return 0
 
 
-def _weights(yac: Any, given: Any, src: int, tgt: int, file: Path) -> tuple[int, int]:
+def _weights(yac: Any, given: Any, src: int, tgt: int, file: Path) -> None:
     fields, sizes = [], []
     for role, g in (("source", src), ("target", tgt)):
         count = given[f"count_{g}"]
@@ -49,14 +50,21 @@ def _weights(yac: Any, given: Any, src: int, tgt: int, file: Path) -> tuple[int,
     share = yac.yac_interp_method_conserv_normalisation.YAC_INTERP_CONSERV_DESTAREA
     stack.add_conservative(order=1, partial_coverage=True, normalisation=share)
     yac.compute_weights(stack, *fields).write_to_file(str(file), "source", "target", *sizes)
-    return sizes[0], sizes[1]
 
 
-def _read(file: Path, n_source: int, n_target: int) -> dict[str, Any]:
-    from ai4land_coupler.regrid.weightfile import read_links
+def _read(file: Path) -> dict[str, Any]:
+    """Links of a YAC weight file, which counts from 1."""
+    import netCDF4
 
-    links = read_links(file)
-    return {"row": links.row, "col": links.col, "share": links.weight}
+    with netCDF4.Dataset(file) as data:
+        data.set_auto_mask(False)
+        if "remap_matrix" not in data.variables:  # no source cell meets a target cell
+            return {"row": np.zeros(0, np.int64), "col": np.zeros(0, np.int64), "share": np.zeros(0)}
+        return {
+            "row": data["dst_address"][:].astype(np.int64) - 1,
+            "col": data["src_address"][:].astype(np.int64) - 1,
+            "share": data["remap_matrix"][:, 0].astype(np.float64),
+        }
 
 
 if __name__ == "__main__":
