@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ai4land_coupler.errors import RegridError
 from ai4land_coupler.grids import HostGrid, RegularGrid
+from ai4land_coupler.regrid.bounds import Bounds
 from ai4land_coupler.regrid.overlap import Overlap
 
 Float = NDArray[np.float64]
@@ -28,7 +29,7 @@ class Patch:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cells", np.ascontiguousarray(self.cells, dtype=np.int64))
-        for name, order in (("cells", self.cells), ("host cells, by id", self.hosts.cell_id)):
+        for name, order in (("cells", self.cells), ("host cell ids", self.hosts.cell_id)):
             wrong = np.flatnonzero(np.diff(order) <= 0)
             if wrong.size:
                 first, second = order[wrong[0]], order[wrong[0] + 1]
@@ -47,6 +48,13 @@ class Engine(Protocol):
 
     def area(self, hosts: HostGrid) -> Float:
         """Areas of the cells by this engine, (n,), m2; of a cell that is whole in the overlaps, their sum."""
+
+    @property
+    def area_tolerance(self) -> float:
+        """Share of a cell's `area` by which the overlaps of a whole cell may differ from it."""
+
+    def bounds(self, hosts: HostGrid) -> Bounds:
+        """Boxes around the cells; only cells whose boxes touch a patch are given with it."""
 
     def coarse(self, grid: RegularGrid, patches: Sequence[Patch]) -> list[Overlap]:
         """For each patch: row = position in `patch.cells`, column = position in `patch.hosts`.

@@ -6,10 +6,38 @@ import numpy as np
 from scipy.spatial import SphericalVoronoi
 
 from ai4land_coupler.grids import EARTH_RADIUS, HostGrid
+from ai4land_coupler.regrid import Patch, is_rectangle, make_engine
 
 SPHERE = 4 * np.pi * EARTH_RADIUS**2
 
-AUTO = SimpleNamespace(engine="auto", file=None)
+AUTO = SimpleNamespace(engine="auto", file=None, cache=None)
+
+
+def engine_for(*hosts, options=AUTO, lacks_esmf="it is not asked for here"):
+    """What `make_engine` takes for these hosts."""
+    odd = [g.cell_id[~is_rectangle(g.vertex_lon, g.vertex_lat)] for g in hosts]
+    return make_engine(options, min((int(o.min()) for o in odd if o.size), default=None), lacks_esmf)
+
+
+def coarse(engine, hosts, grid):
+    """The overlap of all cells of a grid, as one patch."""
+    (overlap,) = engine.coarse(grid, [Patch(np.arange(grid.size), hosts)])
+    return overlap
+
+
+def fine(engine, hosts, grid, cells):
+    """The fine overlap of some cells, ascending, as one patch."""
+    return engine.fine(grid, Patch(cells, hosts))
+
+
+def only(grid, kept):
+    """Some of the cells."""
+    return grid.take(np.flatnonzero(kept))
+
+
+def same_entries(a, b):
+    """Whether two overlaps agree bit for bit."""
+    return np.array_equal(a.row, b.row) and np.array_equal(a.col, b.col) and np.array_equal(a.area, b.area)
 
 
 def host(lon, lat, cell_id=None, land=None):
