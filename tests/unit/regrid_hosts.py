@@ -114,3 +114,13 @@ def voronoi(n, seed=0):
     corner = np.array([region + [region[-1]] * (nvertex - len(region)) for region in cells.regions])
     x, y, z = np.moveaxis(cells.vertices[corner], -1, 0)
     return host(np.degrees(np.arctan2(y, x)), np.degrees(np.arctan2(z, np.hypot(x, y))))
+
+
+def octants():
+    """The eight triangles between the equator and the meridians 0, 90, 180, 270: a half pi steradians each."""
+    lon, lat = [], []
+    for west in (0.0, 90.0, 180.0, 270.0):
+        for pole in (-90.0, 90.0):
+            lon.append([west, west + 90.0, west])
+            lat.append([0.0, 0.0, pole])
+    return host(lon, lat)

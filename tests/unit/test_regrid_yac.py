@@ -8,36 +8,34 @@ import numpy as np
 import pytest
 from mpi import mpirun
 from numpy.testing import assert_allclose
-from regrid_hosts import AUTO, SPHERE, cubed_sphere, host, lattice, shuffled, t63, voronoi
+from regrid_hosts import (
+    SPHERE,
+    coarse,
+    cubed_sphere,
+    fine,
+    host,
+    lattice,
+    octants,
+    same_entries,
+    shuffled,
+    t63,
+    voronoi,
+)
 
-from ai4land_coupler.errors import GridError, RegridError
+from ai4land_coupler.errors import RegridError
 from ai4land_coupler.grids import EARTH_RADIUS, RegularGrid
-from ai4land_coupler.regrid import child, cover, make_engine
+from ai4land_coupler.regrid import Patch, child, cover, yac
 from ai4land_coupler.regrid.clip import shared_area
 from ai4land_coupler.regrid.latlon import LatLonEngine
 from ai4land_coupler.regrid.polygons import Polygons
-from ai4land_coupler.regrid.yac import YacEngine
 
 R2 = EARTH_RADIUS**2
 COARSE, FINE = RegularGrid(36, 72), RegularGrid(360, 720)
-
-
-def octants():
-    """The eight triangles between the equator and the meridians 0, 90, 180, 270: a half pi steradians each."""
-    lon, lat = [], []
-    for west in (0.0, 90.0, 180.0, 270.0):
-        for pole in (-90.0, 90.0):
-            lon.append([west, west + 90.0, west])
-            lat.append([0.0, 0.0, pole])
-    return host(lon, lat)
+YAC, LATLON = yac.engine(), LatLonEngine()
 
 
 def great_circle_area(grid):
     return Polygons.of(grid.vertex_lon, grid.vertex_lat).area * R2
-
-
-def same_entries(a, b):
-    return np.array_equal(a.row, b.row) and np.array_equal(a.col, b.col) and np.array_equal(a.area, b.area)
 
 
 def test_polygon_areas_are_those_of_spherical_trigonometry():
@@ -52,7 +50,7 @@ def test_polygon_areas_are_those_of_spherical_trigonometry():
 def test_it_agrees_with_latlon_where_edges_are_meridians_and_the_equator():
     cells = lattice([-90.0, 0.0, 90.0], np.array([-13.0, 20, 77, 100, 185, 222, 300, 347]))
     grid = RegularGrid(2, 8)
-    exact, polygons = LatLonEngine(cells).coarse(grid), YacEngine(shuffled(cells)).coarse(grid)
+    exact, polygons = coarse(LATLON, cells, grid), coarse(YAC, shuffled(cells), grid)
     assert np.array_equal(exact.row, polygons.row)
     assert np.array_equal(exact.col, polygons.col)
     assert_allclose(polygons.area, exact.area, rtol=1e-11)
@@ -60,17 +58,17 @@ def test_it_agrees_with_latlon_where_edges_are_meridians_and_the_equator():
 
 def test_a_triangle_against_the_area_written_out():
     """The octant (0 E, 90 E, pole) has pi/2; 0-90 E, 0-90 N is the same triangle; nothing else is touched."""
-    overlap = YacEngine(host([[0.0, 90.0, 45.0]], [[0.0, 0.0, 90.0]])).coarse(RegularGrid(2, 4))
+    overlap = coarse(YAC, host([[0.0, 90.0, 45.0]], [[0.0, 0.0, 90.0]]), RegularGrid(2, 4))
     assert overlap.row.tolist() == [6]
     assert overlap.area == pytest.approx([R2 * np.pi / 2], rel=1e-12)
 
 
 @pytest.mark.parametrize("grid", [cubed_sphere(6), voronoi(300), octants()], ids=["cubed sphere", "voronoi", "octants"])
 def test_polygons_of_any_number_of_corners_cover_the_globe_once(grid):
-    engine = make_engine(shuffled(grid, 4), AUTO) if grid.nvertex != 3 else YacEngine(grid)
-    overlap = engine.coarse(COARSE)
+    hosts = shuffled(grid, 4) if grid.nvertex != 3 else grid
+    overlap = coarse(YAC, hosts, COARSE)
     target = Polygons.of_cells(COARSE, np.arange(COARSE.size)).area * R2
-    assert engine.name.startswith("yac 3.")
+    assert_allclose(YAC.area(hosts), great_circle_area(grid), rtol=1e-14)
     assert_allclose(overlap.row_sum(), target, rtol=1e-9)
     assert_allclose(overlap.col_sum(), great_circle_area(grid), rtol=1e-9)
     assert overlap.area.sum() == pytest.approx(SPHERE, rel=1e-12)
@@ -80,7 +78,7 @@ def test_a_land_only_host_has_the_columns_of_the_whole():
     grid = voronoi(300)
     kept = np.flatnonzero(np.random.default_rng(5).random(grid.size) < 0.4)
     part = host(grid.vertex_lon[kept], grid.vertex_lat[kept], grid.cell_id[kept])
-    whole, some = YacEngine(grid).coarse(COARSE), YacEngine(part).coarse(COARSE)
+    whole, some = coarse(YAC, grid, COARSE), coarse(YAC, part, COARSE)
     entries = np.isin(whole.col, kept)
     assert np.array_equal(whole.row[entries], some.row)
     assert np.array_equal(whole.col[entries], kept[some.col])
@@ -90,8 +88,8 @@ def test_a_land_only_host_has_the_columns_of_the_whole():
 def test_only_coarse_cells_in_reach_are_asked_about():
     grid = voronoi(300)
     hosts = Polygons.of(grid.vertex_lon[:3], grid.vertex_lat[:3])
-    cells = cover.within_reach(hosts, COARSE)
-    overlap = YacEngine(grid).coarse(COARSE)
+    cells = cover.within_reach(hosts, COARSE, np.arange(COARSE.size))
+    overlap = coarse(YAC, grid, COARSE)
     assert np.isin(overlap.row[overlap.col < 3], cells).all()
     assert cells.size < COARSE.size // 4
 
@@ -100,7 +98,7 @@ def test_a_cell_over_the_pole():
     """Corners at 80 N, 90 degrees apart: four triangles with the pole, each with the angle pi/2 there and two equal
     others: tan b = cot(45) / cos c with the sides c = 10 degrees, so the area is 4 (pi/2 + 2 b - pi)."""
     b = np.arctan(1 / np.cos(np.radians(10)))
-    overlap = YacEngine(host([[0.0, 90, 180, 270]], [[80.0, 80, 80, 80]])).coarse(COARSE)
+    overlap = coarse(YAC, host([[0.0, 90, 180, 270]], [[80.0, 80, 80, 80]]), COARSE)
     assert overlap.area.sum() == pytest.approx(R2 * 4 * (2 * b - np.pi / 2), rel=1e-11)
     assert set(overlap.row[overlap.row >= 35 * 72]) == set(range(35 * 72, 36 * 72))
 
@@ -109,12 +107,12 @@ def test_a_concave_cell_and_the_one_that_fills_it():
     lon = [[0.0, 10, 10, 5, 5, 0], [5, 10, 10, 5, 5, 5]]
     lat = [[0.0, 0, 5, 5, 10, 10], [5, 5, 10, 10, 10, 10]]
     grid = host(lon, lat)
-    overlap = YacEngine(grid).coarse(COARSE)
+    overlap = coarse(YAC, grid, COARSE)
     assert_allclose(overlap.col_sum(), great_circle_area(grid), rtol=1e-11)
-    fine = YacEngine(grid).fine(FINE, np.arange(FINE.size))
+    small = fine(YAC, grid, FINE, np.arange(FINE.size))
     # together 0-10 E, 0-10 N, whose northern great circle bulges by sin(20) dlon^2 / 16, 0.037 of 10 degrees at most
-    assert fine.area.sum() == pytest.approx(R2 * np.radians(10) * np.sin(np.radians(10)), rel=4e-3)
-    assert_allclose(fine.col_sum(), overlap.col_sum(), rtol=1e-4)
+    assert small.area.sum() == pytest.approx(R2 * np.radians(10) * np.sin(np.radians(10)), rel=4e-3)
+    assert_allclose(small.col_sum(), overlap.col_sum(), rtol=1e-4)
 
 
 def test_clipping_octants():
@@ -128,7 +126,7 @@ def test_clipping_octants():
 
 @pytest.mark.parametrize("grid", [cubed_sphere(6), voronoi(300)], ids=["cubed sphere", "voronoi"])
 def test_clipping_agrees_with_yac(grid):
-    overlap = YacEngine(grid).coarse(COARSE)
+    overlap = coarse(YAC, grid, COARSE)
     target = Polygons.of_cells(COARSE, np.arange(COARSE.size))
     area = shared_area(Polygons.of(grid.vertex_lon, grid.vertex_lat), overlap.col, target, overlap.row) * R2
     assert_allclose(overlap.area, area, rtol=0, atol=1e-11 * R2 * target.area.max())
@@ -137,7 +135,7 @@ def test_clipping_agrees_with_yac(grid):
 
 def test_fine_cells_inside_one_host_cell_count_whole_and_exactly():
     cells = np.arange(FINE.size)
-    overlap = YacEngine(octants()).fine(FINE, cells)
+    overlap = fine(YAC, octants(), FINE, cells)
     assert np.array_equal(overlap.row, cells)
     assert_allclose(overlap.area, np.repeat(FINE.area_rows, FINE.nlon), rtol=1e-12)
     west = FINE.lon[overlap.row % FINE.nlon] % 360
@@ -146,8 +144,8 @@ def test_fine_cells_inside_one_host_cell_count_whole_and_exactly():
 
 @pytest.mark.parametrize("grid", [cubed_sphere(6), voronoi(300)], ids=["cubed sphere", "voronoi"])
 def test_fine_cells_sum_to_their_exact_area(grid):
-    cells = np.random.default_rng(1).choice(FINE.size, 20_000, replace=False)
-    overlap = YacEngine(grid).fine(FINE, cells)
+    cells = np.sort(np.random.default_rng(1).choice(FINE.size, 20_000, replace=False))
+    overlap = fine(YAC, grid, FINE, cells)
     assert_allclose(overlap.row_sum(), FINE.area_rows[cells // FINE.nlon], rtol=1e-12)
 
 
@@ -172,43 +170,87 @@ def test_fine_overlaps_do_not_depend_on_the_batch():
     grid = voronoi(300)
     row, column = np.mgrid[200:240, 300:340]
     cells = (row * FINE.nlon + column).ravel()
-    engine = YacEngine(grid)
-    together, backwards = engine.fine(FINE, cells), engine.fine(FINE, cells[::-1])
-    parts = [engine.fine(FINE, part) for part in np.array_split(cells, 3)]
+    together = fine(YAC, grid, FINE, cells)
+    parts = [fine(YAC, grid, FINE, part) for part in np.array_split(cells, 3)]
     assert np.array_equal(together.area, np.concatenate([p.area for p in parts]))
     assert np.array_equal(together.col, np.concatenate([p.col for p in parts]))
-    order = np.lexsort((backwards.col, backwards.n_row - 1 - backwards.row))
-    assert np.array_equal(together.area, backwards.area[order])
 
 
 def test_the_same_twice_gives_the_same_bits():
     grid = cubed_sphere(5)
-    assert same_entries(YacEngine(grid).coarse(COARSE), YacEngine(grid).coarse(COARSE))
+    assert same_entries(coarse(YAC, grid, COARSE), coarse(YAC, grid, COARSE))
 
 
-def test_overlapping_cells_are_named():
-    lon = [[0.0, 10, 11, 1], [20.0, 28, 30, 22], [5.0, 15, 15, 5]]
-    lat = [[0.0, 0, 10, 10], [0.0, 0, 5, 5], [5.0, 5, 12, 12]]
-    with pytest.raises(GridError, match="host cells 7 and 40 overlap by 0"):
-        YacEngine(host(lon, lat, cell_id=[7, 8, 40])).coarse(COARSE)
+def test_a_patch_does_not_depend_on_the_others_nor_on_ids():
+    grid = voronoi(300)
+    random = np.random.default_rng(8)
+    patches = [
+        Patch(np.flatnonzero(random.random(COARSE.size) < 0.4), grid.take(np.flatnonzero(random.random(300) < 0.6)))
+        for _ in range(3)
+    ]
+    none, nowhere = Patch(np.arange(5), grid.take(np.arange(0))), Patch(np.arange(0), grid)
+    together = YAC.coarse(COARSE, [none, *patches, nowhere])
+    assert together[0].area.size == together[-1].area.size == 0
+    assert (together[0].n_row, together[0].n_col, together[-1].n_row, together[-1].n_col) == (5, 0, 0, 300)
+    for patch, overlap in zip(patches, together[1:-1], strict=True):
+        assert overlap.area.size > 300
+        assert same_entries(coarse_alone(patch), overlap)
+        h = patch.hosts
+        renamed = host(h.vertex_lon, h.vertex_lat, cell_id=h.cell_id * 7 + 10**12)
+        assert same_entries(coarse_alone(Patch(patch.cells, renamed)), overlap)
 
 
-def test_a_cell_without_area_is_named():
-    with pytest.raises(GridError, match="host cell 5 has no area"):
-        YacEngine(host([[0.0, 10, 10], [0.0, 10, 0]], [[0.0, 0, 10], [5.0, 5, 5]], cell_id=[3, 5]))
+def coarse_alone(patch):
+    (overlap,) = YAC.coarse(COARSE, [patch])
+    return overlap
 
 
-def test_crossed_corners_are_refused():
-    lon, lat = [[0.0, 10, 0, 10]], [[0.0, 0, 10, 10]]
-    with pytest.raises(RegridError, match=r"host cell 1; are its corners in order"):
-        YacEngine(host(lon, lat)).coarse(COARSE)
+def test_all_patches_go_to_one_process(monkeypatch):
+    started = []
+    run = child.run_module
+    monkeypatch.setattr(child, "run_module", lambda *args: started.append(args) or run(*args))
+    YAC.coarse(COARSE, [Patch(np.arange(first, first + 100), octants()) for first in (0, 100, 200)])
+    assert len(started) == 1
+
+
+def test_a_patch_that_hosts_do_not_reach():
+    hosts = voronoi(300).take(np.arange(3))
+    away = np.setdiff1d(
+        np.arange(COARSE.size),
+        cover.within_reach(Polygons.of(hosts.vertex_lon, hosts.vertex_lat), COARSE, np.arange(COARSE.size)),
+    )
+    overlap = coarse_alone(Patch(away, hosts))
+    assert overlap.area.size == 0
+    assert overlap.n_row == away.size
+
+
+def test_between_two_polygon_grids():
+    """A cubed sphere and a Voronoi grid: every cell of both keeps its area, and clipping agrees pair by pair."""
+    source, target = cubed_sphere(6), shuffled(voronoi(300), 2)
+    overlap = YAC.between(source, target)
+    assert (overlap.n_row, overlap.n_col) == (300, 216)
+    assert_allclose(overlap.row_sum(), YAC.area(target), rtol=1e-11)
+    assert_allclose(overlap.col_sum(), YAC.area(source), rtol=1e-11)
+    cells = [Polygons.of(g.vertex_lon, g.vertex_lat) for g in (source, target)]
+    clipped = shared_area(cells[0], overlap.col, cells[1], overlap.row) * R2
+    assert_allclose(overlap.area, clipped, rtol=0, atol=1e-11 * R2)
+
+
+def test_between_octants_and_one_turned_by_half_a_step():
+    """45 E to 135 E in the north has half of two octants, pi/4 each, whichever side is the target."""
+    turned = host([[45.0, 135, 45]], [[0.0, 0, 90]])
+    for overlap, index in ((YAC.between(octants(), turned), "col"), (YAC.between(turned, octants()), "row")):
+        assert getattr(overlap, index).tolist() == [1, 3]
+        assert overlap.area == pytest.approx(2 * [R2 * np.pi / 4], rel=1e-12)
 
 
 def test_an_empty_host_and_no_cells_need_no_process(monkeypatch):
     monkeypatch.setattr(child, "run_module", None)
     nothing = host(np.zeros((0, 5)), np.zeros((0, 5)))
-    assert YacEngine(nothing).coarse(COARSE).area.size == 0
-    assert YacEngine(octants()).fine(FINE, np.zeros(0, dtype=np.int64)).area.size == 0
+    assert coarse(YAC, nothing, COARSE).area.size == 0
+    assert YAC.between(nothing, octants()).n_row == 8
+    assert YAC.coarse(COARSE, []) == []
+    assert fine(YAC, octants(), FINE, np.zeros(0, dtype=np.int64)).area.size == 0
 
 
 @pytest.mark.parametrize(
@@ -229,7 +271,7 @@ def test_a_failing_child_is_an_error_that_says_how(module, message, tmp_path, mo
     (tmp_path / "yac" / "core.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(RegridError, match=f"(?s){message}"):
-        YacEngine(octants()).coarse(COARSE)
+        coarse(YAC, octants(), COARSE)
 
 
 def test_a_child_that_hangs_is_stopped(tmp_path):
@@ -237,6 +279,19 @@ def test_a_child_that_hangs_is_stopped(tmp_path):
     with pytest.raises(TimeoutError, match="within 1 s"):
         child.run_module("timeit", ["-n1", "-r1", "import time; time.sleep(60)"], tmp_path / "log", limit=1.0)
     assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("said", ["", "print('reading the grid', flush=True); "])
+def test_yac_that_hangs_is_an_error_with_what_it_said(said, tmp_path, monkeypatch):
+    (tmp_path / "yac").mkdir()
+    (tmp_path / "yac" / "__init__.py").write_text(f"import time; {said}time.sleep(60)")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(yac, "LIMIT", 5.0)
+    monkeypatch.setattr(yac, "LIMIT_PER_CELL", 0.0)
+    started = time.monotonic()
+    with pytest.raises(RegridError, match=rf"stopped: no answer within 5 s \({'reading' if said else 'it said'}"):
+        coarse(YAC, octants(), COARSE)
+    assert time.monotonic() - started < 20
 
 
 def test_the_child_sees_neither_the_job_nor_the_open_files(tmp_path, monkeypatch):
@@ -268,7 +323,7 @@ def test_the_child_sees_neither_the_job_nor_the_open_files(tmp_path, monkeypatch
 def test_a_host_that_ignores_its_children(tmp_path):
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
-        overlap = YacEngine(octants()).coarse(RegularGrid(2, 4))
+        overlap = coarse(YAC, octants(), RegularGrid(2, 4))
     finally:
         signal.signal(signal.SIGCHLD, before)
     assert overlap.area == pytest.approx(8 * [R2 * np.pi / 2], rel=1e-12)
@@ -293,11 +348,11 @@ def test_under_mpirun_with_one_rank_of_two_calling(tmp_path):
         "import sys\n"
         "from mpi4py import MPI\n"
         f"sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
-        "from regrid_hosts import cubed_sphere\n"
+        "from regrid_hosts import coarse, cubed_sphere\n"
         "from ai4land_coupler.grids import RegularGrid\n"
-        "from ai4land_coupler.regrid.yac import YacEngine\n"
+        "from ai4land_coupler.regrid import yac\n"
         "if MPI.COMM_WORLD.rank == 1:\n"
-        "    total = YacEngine(cubed_sphere(3)).coarse(RegularGrid(18, 36)).area.sum()\n"
+        "    total = coarse(yac.engine(), cubed_sphere(3), RegularGrid(18, 36)).area.sum()\n"
         "    print(f'total {total / (16 * 3.141592653589793 * 6371e3**2 / 4):.12f}')\n"
         "MPI.COMM_WORLD.barrier()\n"
     )
@@ -309,5 +364,5 @@ def test_under_mpirun_with_one_rank_of_two_calling(tmp_path):
 def test_t63_through_yac_is_close_to_its_parallels():
     """Great circles instead of parallels move the edges by at most sin(2 phi) dlon^2 / 16, 7e-5 radians at 1.875."""
     grid = t63()
-    polygons, exact = YacEngine(grid).coarse(COARSE), LatLonEngine(grid).coarse(COARSE)
+    polygons, exact = coarse(YAC, grid, COARSE), coarse(LATLON, grid, COARSE)
     assert_allclose(polygons.row_sum(), exact.row_sum(), rtol=2e-3)
