@@ -1,7 +1,8 @@
 """The communicator of one component, and the only place that imports mpi4py."""
 
+import contextlib
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import mpi4py
@@ -15,10 +16,14 @@ mpi4py.rc.errors = "default"
 from mpi4py import MPI  # noqa: E402
 
 T = TypeVar("T")
+N = TypeVar("N", np.int64, np.uint64)
 
 
 class Communicator:
-    """A private duplicate of the host's communicator with the few operations the plugin needs."""
+    """A private duplicate of the host's communicator with the few operations the plugin needs.
+
+    received: bytes of arrays that have come to this rank so far.
+    """
 
     def __init__(self, comm: "MPI.Comm") -> None:
         if not MPI.Is_initialized() or MPI.Is_finalized():
@@ -29,6 +34,7 @@ class Communicator:
         self._comm.Set_errhandler(MPI.ERRORS_RETURN)
         self.rank: int = self._comm.Get_rank()
         self.size: int = self._comm.Get_size()
+        self.received = 0
 
     @classmethod
     def of(cls, comm: "MPI.Comm | int") -> "Communicator":
@@ -76,19 +82,60 @@ class Communicator:
         """A picklable value of rank `root`, on every rank."""
         return self._comm.bcast(value, root=root)
 
-    def gather_concatenated(self, local: NDArray[Any]) -> NDArray[Any]:
-        """The ranks' arrays one after the other along the first axis, on every rank; other axes must agree."""
-        local = np.ascontiguousarray(local)
-        counts = np.array(self._comm.allgather(local.shape[0]))
-        row = int(np.prod(local.shape[1:], dtype=np.int64))
-        out = np.empty((int(counts.sum()), *local.shape[1:]), dtype=local.dtype)
-        sizes = counts * row * local.itemsize
-        starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-        self._comm.Allgatherv(
-            [local.view(np.uint8).reshape(-1) if local.size else np.empty(0, np.uint8), MPI.BYTE],
-            [out.view(np.uint8).reshape(-1) if out.size else np.empty(0, np.uint8), (sizes, starts), MPI.BYTE],
-        )
+    def alltoall(self, rows: NDArray[Any], counts: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Send counts[r] consecutive rows to each rank r; what came, rank after rank, and how many rows from each."""
+        arriving = np.empty_like(counts)
+        self._comm.Alltoall(counts, arriving)
+        rows = np.ascontiguousarray(rows)
+        out = np.empty((int(arriving.sum()), *rows.shape[1:]), dtype=rows.dtype)
+        with _row_type(rows) as row:
+            self._comm.Alltoallv([_bytes(rows), (counts, _starts(counts)), row],
+                                 [_bytes(out), (arriving, _starts(arriving)), row])  # fmt: skip
+        self._count(out)
+        return out, arriving
+
+    def gather(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """The ranks' rows one after the other on rank 0, no row elsewhere; all axes but the first must agree."""
+        rows = np.ascontiguousarray(rows)
+        counts = np.array(self._comm.gather(rows.shape[0]) or [], dtype=np.int64)
+        out = np.empty((int(counts.sum()), *rows.shape[1:]), dtype=rows.dtype)
+        with _row_type(rows) as row:
+            into = [_bytes(out), (counts, _starts(counts)), row] if self.rank == 0 else None
+            self._comm.Gatherv([_bytes(rows), rows.shape[0], row], into)
+        self._count(out)
         return out
+
+    def scatter(self, rows: NDArray[Any], n: int) -> NDArray[Any]:
+        """The reverse of `gather`: this rank's next n rows of those that rank 0 holds; shape and dtype from rank 0."""
+        shape, dtype = self._comm.bcast((rows.shape[1:], rows.dtype))
+        counts = np.array(self._comm.gather(n) or [], dtype=np.int64)
+        out = np.empty((n, *shape), dtype=dtype)
+        with _row_type(out) as row:
+            given = [_bytes(np.ascontiguousarray(rows)), (counts, _starts(counts)), row] if self.rank == 0 else None
+            self._comm.Scatterv(given, [_bytes(out), n, row])
+        self._count(out)
+        return out
+
+    def any(self, flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which of the flags (n,) are set on at least one rank; a bit each crosses the network."""
+        bits = np.packbits(flags)
+        out = np.empty_like(bits)
+        self._comm.Allreduce(bits, out, op=MPI.BOR)
+        self._count(out)
+        return np.unpackbits(out, count=flags.size).astype(bool)
+
+    def sum(self, integers: NDArray[N]) -> NDArray[N]:
+        """Sums of int64 or uint64 over all ranks, wrapping as integers do, on every rank."""
+        out = np.empty_like(integers)
+        self._comm.Allreduce(np.ascontiguousarray(integers), out, op=MPI.SUM)
+        self._count(out)
+        return out
+
+    def min(self, value: int | None) -> int | None:
+        """The smallest value of the ranks that have one, on every rank; None where none has."""
+        least = np.iinfo(np.int64).max
+        found = int(self._comm.allreduce(least if value is None else value, op=MPI.MIN))
+        return None if found == least else found
 
     def max(self, value: float) -> float:
         """The largest value of all ranks, on every rank."""
@@ -106,6 +153,27 @@ class Communicator:
     def barrier(self) -> None:
         """Wait for every rank."""
         self._comm.Barrier()
+
+    def _count(self, arrived: NDArray[Any]) -> None:
+        self.received += arrived.nbytes
+
+
+@contextlib.contextmanager
+def _row_type(rows: NDArray[Any]) -> Iterator[MPI.Datatype]:
+    """The datatype of one row, so that counts are rows and stay small."""
+    row = MPI.BYTE.Create_contiguous(int(np.prod(rows.shape[1:], dtype=np.int64)) * rows.itemsize).Commit()
+    try:
+        yield row
+    finally:
+        row.Free()
+
+
+def _bytes(rows: NDArray[Any]) -> NDArray[np.uint8]:
+    return rows.view(np.uint8).reshape(-1) if rows.size else np.empty(0, np.uint8)
+
+
+def _starts(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.cumsum(counts) - counts
 
 
 def self_handle() -> int:

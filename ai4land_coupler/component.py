@@ -97,7 +97,7 @@ class Component:
     def put(self, name: str, values: ArrayLike) -> None:
         """Hand over one class of the state, (n,) fractions in the order of `set_grid`; judged in `step`. Local."""
         self._alive()
-        expected = self._gridded().exchange.own.size
+        expected = self._gridded().hosts.own.size
         if name not in self._legend.names:
             raise UsageError(f"put: unknown class {name!r}; the state's classes are {', '.join(self._legend.names)}")
         taken = np.array(values, dtype=np.float64).reshape(-1)
@@ -116,9 +116,7 @@ class Component:
         """
         comm, watch = self._alive(), Stopwatch()
         own = comm.together(lambda: self._judged(year, state or {}))
-        with watch.stage("exchange"):
-            gathered = self._gridded().exchange.state(comm, own)
-        fields, report = self._evaluate(year, gathered, watch)
+        fields, report = self._evaluate(year, own, watch)
         with watch.stage("output"):
             self._publisher.write(comm, self._gridded(), fields)
         self._fields, self._put = fields, {}
@@ -129,7 +127,7 @@ class Component:
         """Number of this rank's cells on "fine" or "host". Local."""
         self._alive()
         domain = self._gridded()
-        return domain.fine_size if known_grid(grid) == "fine" else domain.exchange.own.size
+        return domain.fine_size if known_grid(grid) == "fine" else domain.hosts.own.size
 
     def get(self, grid: str, name: str) -> NDArray[np.float64]:
         """A field or the geometry of this rank's cells on "fine" or "host", float64. Local.
@@ -152,7 +150,7 @@ class Component:
         if name == "filled":
             return domain.filled().astype(np.float64)
         k = self.emulator.legend.index(name)
-        return fields.fine(k) if fine else fields.columns[k, domain.exchange.mine]
+        return fields.fine(k) if fine else fields.columns[k].copy()
 
     def get_into(self, grid: str, name: str, out: NDArray[np.float64]) -> None:
         """Like `get`, into a float64 array of exactly the right length."""
@@ -165,20 +163,22 @@ class Component:
         """Write the year served to exactly `path`; an older file of that name becomes `path`.1. Collective."""
         comm = self._alive()
         fields = comm.together(self._served)
-        restart = Restart(fields.year, fields.state, fields.digest, self._identity(), self._provenance())
+        state = self._gridded().hosts.gather(comm, fields.state)
+        restart = Restart(fields.year, state, fields.digest, self._identity(), self._provenance())
         comm.together(lambda: restart.write(Path(path)) if comm.rank == 0 else None)
 
     def read_restart(self, path: "str | Path") -> None:
         """After `set_grid`: serve the restart's year without a step; the next step goes on from it. Collective."""
         comm = self._alive()
-        comm.together(self._gridded)
+        domain = comm.together(self._gridded)
         identity, others = self._identity(), self.config.restart.allow_other_weights
         read = comm.together(lambda: Restart.read(Path(path), identity, others) if comm.rank == 0 else None)
-        restart: Restart = comm.bcast(read)
-        fields, _ = self._evaluate(restart.year, restart.state, Stopwatch())
-        if fields.digest != restart.digest and comm.rank == 0:
+        year, made = comm.bcast(read and (read.year, read.digest))
+        state = domain.hosts.scatter(comm, read.state if read else np.empty((0, 0)))
+        fields, _ = self._evaluate(year, state, Stopwatch())
+        if fields.digest != made and comm.rank == 0:
             log.warning("restart %s: the fields of %d differ in bits from those of the run that wrote it; processor, "
-                        "precision, threads, versions or weights are not the same", path, restart.year)  # fmt: skip
+                        "precision, threads, versions or weights are not the same", path, year)  # fmt: skip
         self._fields, self._put = fields, {}
 
     def finalize(self) -> None:
@@ -199,26 +199,32 @@ class Component:
         self.finalize()
 
     def _evaluate(self, year: int, state: NDArray[np.float64], watch: Stopwatch) -> tuple[YearFields, YearReport]:
-        """State (K, n_host) to the fields of a year and their report. Collective."""
-        comm, domain = self._alive(), self._gridded()
-        place = domain.placement
+        """State (K, n) of this rank's host cells to the fields of a year and their report. Collective."""
+        comm, domain, place = self._alive(), self._gridded(), self._gridded().placement
+        with watch.stage("exchange"):
+            reaching = domain.hosts.to_tiles(comm, state)
         with watch.stage("regrid"):
-            totals = place.totals(state, domain.base)
+            regridded = place.land.apply(reaching)
+        with watch.stage("exchange"):
+            totals = place.totals(comm, regridded)
         with console.progress(str(year), len(domain.own), comm.rank == 0) as done:
-            tiles = comm.together(lambda: self._runner.run(domain.own, totals, place.filled, watch, done))
+            tiles = comm.together(lambda: self._runner.run(domain.work(totals), watch, done))
         with watch.stage("exchange"):
             columns = host_columns(comm, domain, state, tiles)
-            delivered, filled = fine_areas(comm, domain, self.emulator, tiles)
-            fields = YearFields(year, state, totals, tuple(tiles), columns, digest(comm, domain, tiles))
-            residual = comm.max(max((float(np.abs(tile.residual).max()) for tile in tiles), default=0.0))
-        with watch.stage("regrid"):
-            land_fraction = domain.exchange.everyone.land_fraction
-            budget = Budget.of(place, state, land_fraction, totals, delivered, filled)
-        circle = roundtrip(domain, state, columns)
-        return fields, YearReport(year, self.emulator.legend, budget, residual, circle, watch.seconds)
+            fields = YearFields(year, state, totals, regridded, tuple(tiles), columns, digest(comm, domain, tiles))
+            return fields, self._report(fields, watch)
+
+    def _report(self, fields: YearFields, watch: Stopwatch) -> YearReport:
+        comm, domain, place = self._alive(), self._gridded(), self._gridded().placement
+        land = place.host_area * domain.hosts.own.land_fraction
+        delivered, filled = fine_areas(domain, self.emulator, fields.tiles)
+        budget = Budget.of(comm, place, fields.state * land, fields.regridded, fields.totals, delivered, filled)
+        residual = comm.max(max((float(np.abs(tile.residual).max()) for tile in fields.tiles), default=0.0))
+        circle = roundtrip(comm, land, fields.state, fields.columns)
+        return YearReport(fields.year, self.emulator.legend, budget, residual, circle, watch.seconds)
 
     def _judged(self, year: int, state: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
-        own = self._gridded().exchange.own
+        own = self._gridded().hosts.own
         for name, values in state.items():
             self.put(name, values)
         self._refuse_year(year)
@@ -257,7 +263,7 @@ class Component:
         return {
             "emulator": f"{self.emulator.name} {self.emulator.hash}",
             "legend": " ".join(self.emulator.legend),
-            "host_grid": self._gridded().exchange.everyone.fingerprint,
+            "host_grid": self._gridded().hosts.fingerprint,
             "constraint": self.config.constraint.mode,
             "weights": self.emulator.weights_hash,
         }

@@ -100,8 +100,6 @@ class Config(Section):
             "lag: 1": self.lag == 1,
             "on_bad_input: hold": self.on_bad_input == "hold",
             "record": self.record is not None,
-            "regrid.engine: esmf": self.regrid.engine == "esmf",
-            "regrid.cache": self.regrid.cache is not None,
             "constraint.mode: change": self.constraint.mode == "change",
             "workers.per_device above 1": self.workers.per_device > 1,
             f"device: {self.device}": self.device != "cpu",

@@ -1,7 +1,7 @@
 """Everything that follows from the host's grid: who holds what, what overlaps what, and which tiles run where."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,132 +10,203 @@ from numpy.typing import NDArray
 from ai4land_coupler.comm import Communicator
 from ai4land_coupler.config import RegridConfig
 from ai4land_coupler.emulator import Emulator
-from ai4land_coupler.exchange import HostExchange
+from ai4land_coupler.errors import RegridError
+from ai4land_coupler.exchange import HostExchange, HostSums
 from ai4land_coupler.grids import HostGrid, refuse_radians
-from ai4land_coupler.placement import Placement
-from ai4land_coupler.regrid import Overlap, make_engine
-from ai4land_coupler.tiles import Tile, TileCells, all_tiles, deal
+from ai4land_coupler.layout import Layout
+from ai4land_coupler.placement import BASE, Placement, check_coverage
+from ai4land_coupler.regrid import Engine, Overlap, Patch, esmf_wanted, is_rectangle, make_engine
+from ai4land_coupler.tiles import Tile, TileCells, TileWork
 
 log = logging.getLogger(__package__)
 
+Float = NDArray[np.float64]
+Index = NDArray[np.int64]
+
 
 @dataclass(frozen=True, eq=False)
-class HostSums:
-    """Sums over the cells of one tile by host cell: (K, n) fractions to area-weighted sums (K, hosts)."""
+class TileSums:
+    """Sums over the delivered cells of one tile by host cell: (K, n) fractions to area-weighted sums (hosts, K)."""
 
-    hosts: NDArray[np.int64]
-    cell: NDArray[np.int64]
-    area: NDArray[np.float64]
-    starts: NDArray[np.int64]
+    hosts: Index
+    cell: Index
+    area: Float
+    starts: Index
 
     @classmethod
-    def of(cls, row: NDArray[np.int64], col: NDArray[np.int64], area: NDArray[np.float64]) -> "HostSums":
-        """From overlaps of cells (row) with host cells (col)."""
-        order = np.lexsort((row, col))
-        hosts, starts = np.unique(col[order], return_index=True)
-        return cls(hosts, row[order], area[order], starts)
+    def of(cls, overlap: Overlap) -> "TileSums":
+        """From overlaps of the tile's cells (rows) with host cells (columns)."""
+        order = np.argsort(overlap.col, kind="stable")
+        hosts, starts = np.unique(overlap.col[order], return_index=True)
+        return cls(hosts, overlap.row[order], overlap.area[order], starts)
 
-    def __call__(self, fractions: NDArray[np.float64]) -> NDArray[np.float64]:
+    def __call__(self, fractions: Float) -> Float:
         """Add fractions times overlap area, m2, in order of cell."""
         if not self.hosts.size:
-            return np.empty((fractions.shape[0], 0))
-        return np.add.reduceat(fractions[:, self.cell] * self.area, self.starts, axis=1)
+            return np.empty((0, fractions.shape[0]))
+        return np.add.reduceat(fractions[:, self.cell] * self.area, self.starts, axis=1).T
 
 
 @dataclass(frozen=True, eq=False)
 class Domain:
     """The host's grid as the emulator sees it; built once by `set_grid`.
 
-    tiles and owner are the same on every rank; own holds the cells of this rank's tiles and to_host their sums.
-    base (K, n_coarse): fractions of the emulator's base map, 0 where there is no fine land.
+    tiles: those with delivered cells, and owner, the rank of each, are the same on every rank; own holds the cells of
+    this rank's, inner (m,) where their coarse cells and window (ny, nx) where the coarse cells of the tile and its halo
+    stand among the known cells of `placement` (-1 past a pole); to_host sums them by host cell, columns over all tiles.
     """
 
-    exchange: HostExchange
     engine: str
+    hosts: HostExchange
     placement: Placement
     tiles: tuple[Tile, ...]
-    owner: NDArray[np.int64]
+    owner: Index
     own: tuple[TileCells, ...]
-    to_host: tuple[HostSums, ...]
-    base: NDArray[np.float64]
+    inner: tuple[Index, ...]
+    window: tuple[Index, ...]
+    to_host: tuple[TileSums, ...]
+    columns: HostSums
 
     @classmethod
     def build(cls, comm: Communicator, emulator: Emulator, config: RegridConfig, host: HostGrid) -> "Domain":
         """From this rank's host cells; raises GridError or RegridError on every rank alike. Collective."""
-        exchange = HostExchange.gather(comm, host)
-        comm.together(lambda: refuse_radians(exchange.everyone))
-        engine = comm.together(lambda: make_engine(exchange.everyone, config))
-        overlap = comm.together(lambda: engine.coarse(emulator.coarse) if comm.rank == 0 else None)
-        overlap = comm.bcast(overlap)
-        base, fine_land = base_state(emulator)
-        placement = comm.together(
-            lambda: Placement.of(overlap, exchange.everyone.land_fraction, fine_land, emulator.coarse, config.coverage)
+        cells = int(comm.sum(np.array([host.size]))[0])
+        largest = comm.max(float(np.abs([host.vertex_lon, host.vertex_lat]).max(initial=0.0)))
+        refuse_radians(cells, largest)
+        engine = agree_engine(comm, config, host)
+        comm.together(lambda: engine.check(host))
+        layout = Layout.build(comm, emulator, engine.bounds(host))
+        hosts = HostExchange.build(comm, host, *layout.sending)
+        patches, members = _patches(engine, layout, hosts.reaching)
+        made = comm.together(lambda: engine.coarse(emulator.coarse, patches))
+        overlap = _joined(made, patches, members, hosts.reaching.size)
+        if config.coverage == "global":
+            check_coverage(comm, emulator.coarse, layout.plot.cells, overlap)
+        base, fine_land = base_state(emulator, layout.plot.known)
+        placement = Placement.build(comm, hosts, emulator.coarse, layout.plot, overlap, base, fine_land)
+        comm.together(lambda: _refuse_lost(engine, host, placement.host_area))
+
+        delivered = layout.split(placement.delivered)
+        own = tuple(layout.cells_of(tile, wanted) for tile, wanted in zip(layout.own, delivered, strict=True))
+        used = [i for i, cells in enumerate(own) if cells.size]
+        tiles = layout.where(comm, [layout.own[i].index for i in used])
+        to_host = comm.together(
+            lambda: [_to_host(engine, emulator, own[i], patches[i].hosts, members[i]) for i in used]
         )
-        tiles, delivered = _delivered(emulator, placement)
-        owner = deal(len(tiles), comm.size)
-        ratio = emulator.coarse.ratio_to(emulator.fine)
-        own = tuple(
-            TileCells.of(tile, delivered[tile.rows, tile.cols], emulator.fine, ratio)
-            for tile, rank in zip(tiles, owner, strict=True)
-            if rank == comm.rank
-        )
-        cells = np.concatenate([np.empty(0, np.int64), *(part.cells for part in own)])
-        fine_overlap = comm.together(lambda: engine.fine(emulator.fine, cells))
-        to_host = tuple(_by_tile(fine_overlap, own))
-        if comm.rank == 0:
-            log.info(
-                "host grid: %d cells on %d ranks, regrid by %s, %d tiles of %d cells",
-                exchange.everyone.size, comm.size, engine.name, len(tiles), emulator.tile,
-            )  # fmt: skip
-        return cls(exchange, engine.name, placement, tiles, owner, own, to_host, base)
+        tile = np.repeat([own[i].tile.index for i in used], [sums.hosts.size for sums in to_host])
+        pairs = np.concatenate([np.empty(0, np.int64), *(sums.hosts for sums in to_host)])
+        columns = HostSums.build(comm, hosts, tile.astype(np.int64), pairs)
+        _say(comm, engine, cells, emulator, tiles)
+        return cls(
+            engine=engine.name, hosts=hosts, placement=placement,
+            tiles=tiles, owner=layout.owner[[tile.index for tile in tiles]],
+            own=tuple(own[i] for i in used), inner=tuple(layout.inner(i, own[i]) for i in used),
+            window=tuple(layout.windows[i] for i in used), to_host=tuple(to_host), columns=columns,
+        )  # fmt: skip
 
     @property
     def fine_size(self) -> int:
         """Delivered fine cells of this rank."""
         return sum(part.size for part in self.own)
 
-    @property
-    def own_tiles(self) -> list[int]:
-        """Indices of this rank's tiles, ascending."""
-        return [part.tile.index for part in self.own]
-
-    def cells(self) -> NDArray[np.int64]:
+    def cells(self) -> Index:
         """Fine grid indices of this rank's delivered cells, tile after tile, (n_fine,)."""
         return np.concatenate([np.empty(0, np.int64), *(part.cells for part in self.own)])
 
+    def work(self, totals: Float) -> Iterator[TileWork]:
+        """What each of this rank's tiles is refined from, given the totals (K, w) of the known coarse cells."""
+        for cells, inner, window in zip(self.own, self.inner, self.window, strict=True):
+            yield TileWork.of(cells, totals, window, self.placement.filled[inner] == BASE)
+
+    def filled_of(self, i: int) -> NDArray[np.uint8]:
+        """Where the state of each delivered cell of this rank's i-th tile comes from, (n,): see placement."""
+        return self.placement.filled[self.inner[i][self.own[i].coarse_of_cell]]
+
     def filled(self) -> NDArray[np.uint8]:
-        """Where the state of each of this rank's delivered cells comes from, (n_fine,): see placement."""
-        return np.concatenate([np.empty(0, np.uint8), *(self.placement.filled[p.coarse_of_cell] for p in self.own)])
+        """The same for all of this rank's delivered cells, (n_fine,)."""
+        return np.concatenate([np.empty(0, np.uint8), *(self.filled_of(i) for i in range(len(self.own)))])
 
 
-def base_state(emulator: Emulator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Fractions (K, n_coarse) of each class in the base map's land, and that land's area (n_coarse,), m2."""
-    fine, coarse = emulator.fine, emulator.coarse
-    ratio = coarse.ratio_to(fine)
-    classes = emulator.base_map()
-    area = np.empty((len(emulator.legend), coarse.size))
-    for k in range(len(emulator.legend)):
-        cells = (classes == k + 1) * fine.area_rows[:, None]
-        area[k] = cells.reshape(coarse.nlat, ratio, coarse.nlon, ratio).sum(axis=(1, 3)).ravel()
-    land = area.sum(axis=0)
-    return area / np.where(land > 0, land, 1.0), land
+def agree_engine(comm: Communicator, config: RegridConfig, host: HostGrid) -> Engine:
+    """The engine that serves the host cells of all ranks, on every rank the same. Collective."""
+    odd = host.cell_id[~is_rectangle(host.vertex_lon, host.vertex_lat)]
+    first_odd = comm.min(int(odd.min()) if odd.size else None)
+    lacks = comm.together(_lacks_esmf) if esmf_wanted(config, first_odd) else None
+    poorest = comm.min(None if lacks is None else comm.rank)
+    reason = None if poorest is None else comm.bcast(lacks, root=poorest)
+    return comm.together(lambda: make_engine(config, first_odd, reason))
 
 
-def _delivered(emulator: Emulator, placement: Placement) -> tuple[tuple[Tile, ...], NDArray[np.bool_]]:
-    """The tiles that hold delivered cells, and the mask of those cells (nlat, nlon)."""
-    coarse, fine = emulator.coarse, emulator.fine
-    ratio = coarse.ratio_to(fine)
-    wanted = placement.delivered.reshape(coarse.nlat, coarse.nlon)
-    mask = np.repeat(np.repeat(wanted, ratio, axis=0), ratio, axis=1) & (emulator.base_map() > 0)
-    tiles = all_tiles(fine, coarse, emulator.tile)
-    return tuple(tile for tile in tiles if mask[tile.rows, tile.cols].any()), mask
+def _lacks_esmf() -> str | None:
+    from ai4land_coupler.regrid import esmf
+
+    return esmf.lacks()
 
 
-def _by_tile(overlap: Overlap, own: Sequence[TileCells]) -> list[HostSums]:
-    """Split the overlaps of all cells of this rank, sorted by cell, into those of its tiles."""
-    ends = np.cumsum([0, *(part.size for part in own)])
-    cuts = np.searchsorted(overlap.row, ends)
-    return [
-        HostSums.of(overlap.row[a:b] - first, overlap.col[a:b], overlap.area[a:b])
-        for a, b, first in zip(cuts[:-1], cuts[1:], ends[:-1], strict=True)
+def base_state(emulator: Emulator, cells: Index) -> tuple[Float, Float]:
+    """Fractions (K, m) of each class in the base map's land of coarse cells (m,), and that land's area (m,), m2."""
+    ratio, step = emulator.coarse.ratio_to(emulator.fine), 4096
+    blocks = emulator.base_map().reshape(emulator.coarse.nlat, ratio, emulator.coarse.nlon, ratio)
+    kinds = len(emulator.legend) + 1
+    area = np.empty((kinds, cells.size))
+    for first in range(0, cells.size, step):
+        row, column = np.divmod(cells[first : first + step], emulator.coarse.nlon)
+        kind = np.arange(row.size)[:, None, None] * kinds + blocks[row, :, column]
+        weight = emulator.fine.area_rows[row[:, None] * ratio + np.arange(ratio)]
+        weight = np.broadcast_to(weight[:, :, None], kind.shape)
+        sums = np.bincount(kind.ravel(), weights=weight.ravel(), minlength=row.size * kinds)
+        area[:, first : first + step] = sums.reshape(-1, kinds).T
+    land = area[1:].sum(axis=0)
+    return area[1:] / np.where(land > 0, land, 1.0), land
+
+
+def _patches(engine: Engine, layout: Layout, reaching: HostGrid) -> tuple[list[Patch], list[Index]]:
+    """For each of this rank's tiles its coarse cells and the host cells that may reach it, and which those are."""
+    tile, cell = engine.bounds(reaching).touched(layout.grid)
+    order = np.argsort(tile, kind="stable")
+    tile, cell = tile[order], cell[order]
+    members = [
+        cell[np.searchsorted(tile, own.index) : np.searchsorted(tile, own.index, "right")] for own in layout.own
     ]
+    cells = layout.split(layout.plot.cells)
+    return [Patch(part, reaching.take(some)) for part, some in zip(cells, members, strict=True)], members
+
+
+def _joined(made: Sequence[Overlap], patches: Sequence[Patch], members: Sequence[Index], n_host: int) -> Overlap:
+    """The overlaps of this rank's tiles as one: rows tile after tile, columns the host cells that reach the rank."""
+    first = np.cumsum([0, *(patch.cells.size for patch in patches)])
+    blocks = [
+        (part.row + start, some[part.col], part.area)
+        for part, some, start in zip(made, members, first[:-1], strict=True)
+    ]
+    return Overlap.from_blocks(blocks, int(first[-1]), n_host)
+
+
+def _to_host(engine: Engine, emulator: Emulator, cells: TileCells, hosts: HostGrid, members: Index) -> TileSums:
+    order = np.argsort(cells.cells)
+    overlap = engine.fine(emulator.fine, Patch(cells.cells[order], hosts))
+    sums = TileSums.of(overlap)
+    return TileSums(members[sums.hosts], order[sums.cell], sums.area, sums.starts)
+
+
+def _refuse_lost(engine: Engine, host: HostGrid, placed: Float) -> None:
+    """RegridError where the coarse cells did not take up the area of a host cell."""
+    if not host.size:
+        return
+    area = engine.area(host)
+    off = np.abs(placed / area - 1)
+    worst = int(np.argmax(off))
+    if off[worst] > engine.area_tolerance:
+        raise RegridError(
+            f"engine {engine.name} placed {placed[worst] / area[worst]:.9f} of the area of host cell "
+            f"{int(host.cell_id[worst])}, expected all of it within {engine.area_tolerance:g}; are its corners in "
+            "order around the cell, and is a weight file made for this grid?"
+        )
+
+
+def _say(comm: Communicator, engine: Engine, cells: int, emulator: Emulator, tiles: Sequence[Tile]) -> None:
+    if comm.rank == 0:
+        log.info(
+            "host grid: %d cells on %d ranks, regrid by %s, %d tiles of %d cells",
+            cells, comm.size, engine.name, len(tiles), emulator.tile,
+        )  # fmt: skip

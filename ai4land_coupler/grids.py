@@ -1,6 +1,5 @@
 """Grids: the emulator's regular latitude-longitude grids and the host's cells as polygons."""
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -126,15 +125,6 @@ class HostGrid:
         x, y, z = (np.cos(lat) * np.cos(lon)).mean(1), (np.cos(lat) * np.sin(lon)).mean(1), np.sin(lat).mean(1)
         return wrap_longitude(np.degrees(np.arctan2(y, x))), np.degrees(np.arctan2(z, np.hypot(x, y)))
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 of the cells in order of id: the same for every deal of them over ranks once gathered."""
-        order = np.argsort(self.cell_id, kind="stable")
-        digest = hashlib.sha256()
-        for part in (self.cell_id, self.vertex_lon, self.vertex_lat, self.land_fraction):
-            digest.update(np.ascontiguousarray(part[order]).tobytes())
-        return digest.hexdigest()
-
     def take(self, cells: NDArray[np.int64]) -> "HostGrid":
         """Some of the cells, by position."""
         return HostGrid(self.cell_id[cells], self.vertex_lon[cells], self.vertex_lat[cells], self.land_fraction[cells])
@@ -150,11 +140,11 @@ def wrap_longitude(lon: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(wrapped >= 180.0, -180.0, wrapped)
 
 
-def refuse_radians(grid: HostGrid) -> None:
-    """Raise GridError where the gathered cells of all ranks look like radians."""
-    if grid.size > 1000 and max(np.abs(grid.vertex_lon).max(), np.abs(grid.vertex_lat).max()) <= 2 * np.pi + 1e-9:
+def refuse_radians(cells: int, largest: float) -> None:
+    """Raise GridError where this many cells, none with a coordinate above `largest`, must be in radians."""
+    if cells > 1000 and largest <= 2 * np.pi + 1e-9:
         raise GridError(
-            f"no corner of the {grid.size} host cells exceeds 2 pi: vertex_lon and vertex_lat look like radians, "
+            f"no corner of the {cells} host cells exceeds 2 pi: vertex_lon and vertex_lat look like radians, "
             "degrees are expected; multiply them by 180/pi"
         )
 

@@ -1,6 +1,6 @@
 """From coarse totals to fine fractions, tile by tile: features, U-Net, closing, class map."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +11,8 @@ from ai4land_coupler.constraint import close, quota
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import ConstraintError
 from ai4land_coupler.features import StaticFeatures, coarse_window
-from ai4land_coupler.placement import BASE
 from ai4land_coupler.provenance import processor_flags
-from ai4land_coupler.tiles import Tile, TileCells
+from ai4land_coupler.tiles import TileWork
 from ai4land_coupler.timing import Stopwatch
 from ai4land_coupler.unet import STRIDE
 
@@ -45,41 +44,34 @@ class TileRunner:
 
     def run(
         self,
-        tiles: Sequence[TileCells],
-        totals: NDArray[np.float64],
-        filled: NDArray[np.uint8],
+        tiles: Iterable[TileWork],
         watch: Stopwatch,
         done: Callable[[], None],
     ) -> list[TileFields]:
-        """Fields of each tile from totals (K, n_coarse) and `filled` (n_coarse,); `done` is called after each tile.
-
-        Raises ConstraintError naming the coarse cell that cannot be closed.
-        """
+        """Fields of each tile; `done` is called after each. ConstraintError names the coarse cell it cannot close."""
         threads = torch.get_num_threads()
         torch.set_num_threads(self._threads)
         try:
             fields = []
-            for cells in tiles:
-                fields.append(self._tile(cells, totals, filled[cells.coarse] == BASE, watch))
+            for work in tiles:
+                fields.append(self._tile(work, watch))
                 done()
             return fields
         finally:
             torch.set_num_threads(threads)
 
-    def _tile(
-        self, cells: TileCells, totals: NDArray[np.float64], from_base: NDArray[np.bool_], watch: Stopwatch
-    ) -> TileFields:
+    def _tile(self, work: TileWork, watch: Stopwatch) -> TileFields:
         """Coarse cells of one class are filled with it, those without a state show the base map; the rest is run."""
-        wanted = np.ascontiguousarray(totals[:, cells.coarse].T)
+        cells, wanted = work.cells, work.wanted
         area = cells.block(self._emulator.fine.area_rows[cells.cells // self._emulator.fine.nlon])
         base = cells.block(self._emulator.base_map().reshape(-1)[cells.cells])
         observed = (base[:, None, :] == self._legend[:, None]).astype(np.float64)
-        fractions = np.where(from_base[:, None, None], observed, wanted[:, :, None] * (area > 0)[:, None, :])
+        fractions = np.where(work.from_base[:, None, None], observed, wanted[:, :, None] * (area > 0)[:, None, :])
         counted, residual = fractions.sum(2) / (area > 0).sum(1)[:, None], np.zeros_like(wanted)
-        settled = from_base | ((wanted.max(axis=1) == 1.0) & (self._mode == "level"))
+        settled = work.from_base | ((wanted.max(axis=1) == 1.0) & (self._mode == "level"))
         run = np.flatnonzero(~settled)
         if run.size:
-            logits = self._logits(cells, cells.blocks[run], totals, watch)
+            logits = self._logits(work, cells.blocks[run], watch)
             with watch.stage("constraint"):
                 fractions[run], residual[run] = self._close(cells.coarse[run], logits, area[run], wanted[run])
                 counted[run] = wanted[run] + (residual[run] if self._mode == "none" else 0.0)
@@ -88,35 +80,33 @@ class TileRunner:
         return TileFields(cells.unblock(fractions), cells.unblock(classes), np.ascontiguousarray(residual.T))
 
     def _logits(
-        self, cells: TileCells, blocks: NDArray[np.int64], totals: NDArray[np.float64], watch: Stopwatch
+        self, work: TileWork, blocks: NDArray[np.int64], watch: Stopwatch
     ) -> NDArray[np.float32]:
         """The network's answer (m, K, ratio^2) for m coarse cells of a tile, run on the rectangle that holds them."""
-        halo, ratio = self._emulator.halo, cells.ratio
+        halo, ratio, cells = self._emulator.halo, work.cells.ratio, work.cells
         row, col = np.divmod(blocks, cells.tile.size // ratio)
         rows, cols = _reach(row * ratio, ratio), _reach(col * ratio, ratio)
         with watch.stage("features"):
-            features = self._features(cells.tile, rows, cols, totals)
+            features = self._features(work, rows, cols)
         with watch.stage("unet"), torch.inference_mode():
             inner = self._network(features)[0, :, halo:-halo, halo:-halo].float().numpy()
         y = (row * ratio - rows.start)[:, None] + np.repeat(np.arange(ratio), ratio)
         x = (col * ratio - cols.start)[:, None] + np.tile(np.arange(ratio), ratio)
         return np.ascontiguousarray(inner[:, y, x].swapaxes(0, 1))
 
-    def _features(self, tile: Tile, rows: slice, cols: slice, totals: NDArray[np.float64]) -> torch.Tensor:
+    def _features(self, work: TileWork, rows: slice, cols: slice) -> torch.Tensor:
         """Inputs (1, static + K, ny, nx) of the network for rows and columns of a tile and the halo around them.
 
         They lie in memory channel by channel within a cell, as the convolutions read them.
         """
-        halo, coarse = self._emulator.halo, self._emulator.coarse
+        halo, tile, ratio = self._emulator.halo, work.cells.tile, work.cells.ratio
         if tile.index not in self._kept:
             side = tile.size + 2 * halo
             whole = self._static.window(tile.row0 - halo, tile.col0 - halo, side, side)
             self._kept[tile.index] = np.ascontiguousarray(np.moveaxis(whole, 0, -1).astype(np.float16))
         static = self._kept[tile.index][rows.start : rows.stop + 2 * halo, cols.start : cols.stop + 2 * halo]
-        row0, col0 = tile.row0 + rows.start - halo, tile.col0 + cols.start - halo
-        nrow, ncol = static.shape[:2]
-        ratio = coarse.ratio_to(self._emulator.fine)
-        state = coarse_window(totals.reshape(-1, coarse.nlat, coarse.nlon), row0, col0, nrow, ncol, ratio)
+        row, col = (work.rim * ratio - halo + part.start for part in (rows, cols))
+        state = coarse_window(work.totals, row, col, static.shape[0], static.shape[1], ratio)
         features = np.concatenate([static, np.moveaxis(state, 0, -1)], axis=-1, dtype=np.float32)
         return torch.from_numpy(features).permute(2, 0, 1).unsqueeze(0)
 

@@ -71,15 +71,15 @@ class YearWriter:
         tiles: Sequence[Tile],
         owner: Sequence[int] | NDArray[np.integer],
         local: Callable[[Tile], Mapping[str, NDArray[Any]]],
-        target: NDArray[np.float64],
-        residual: NDArray[np.float64],
+        coarse: Mapping[str, NDArray[np.float64]],
     ) -> Path:
         """Write one year and return its path. Collective; raises OutputError on every rank or on none.
 
         tiles: those with delivered cells, in ascending index, all of one size; owner: the rank that holds each;
         local(tile), called on that rank only: "class" and "filled" (size, size) uint8, 0 off delivered land, and where
         `has_fractions(year)` one (size, size) float64 for each class of the legend, NaN off delivered land.
-        target and residual (K, nlat, nlon) float64 on the coarse grid, NaN without a state, are needed on rank 0 only.
+        coarse: "target", "residual" and "unplaced" (K, nlat, nlon) float64 on the coarse grid, NaN where there is none,
+        needed on rank 0 only.
         Rank 0 holds one tile at a time; what fails there or elsewhere is raised after every tile was passed on.
         """
         names = MAPS + (self.emulator.legend if self.has_fractions(year) else ())
@@ -100,7 +100,7 @@ class YearWriter:
                     attempt(file.put, tile, fields)
             comm.agree(attempt.failure, attempt.cause)
             if file is not None:
-                attempt(file.finish, target, residual)
+                attempt(file.finish, coarse)
             comm.agree(attempt.failure, attempt.cause)
         finally:
             if file is not None:
@@ -172,11 +172,11 @@ class _YearFile:
         for name, values in fields.items():
             self._nc.variables[name][0, tile.rows, tile.cols] = values
 
-    def finish(self, target: NDArray[np.float64], residual: NDArray[np.float64]) -> None:
+    def finish(self, coarse: Mapping[str, NDArray[np.float64]]) -> None:
         """Write what lies on the coarse grid, bring everything to disk and give the file its name."""
         assert self._nc is not None
-        self._nc.variables["target"][...] = target
-        self._nc.variables["residual"][...] = residual
+        for name in _coarse_attributes(()):
+            self._nc.variables[name][...] = coarse[name]
         self._nc.close()
         self._nc = None
         with self._aside.open("rb") as written:
@@ -301,7 +301,8 @@ def _of_class(name: str) -> dict[str, str]:
 
 
 def _coarse_attributes(legend: Sequence[str]) -> dict[str, dict[str, str]]:
-    shared = {"units": "1", "class_names": " ".join(legend)}
+    names = " ".join(legend)
+    shared = {"units": "1", "class_names": names}
     return {
         "target": {
             "standard_name": "area_fraction",
@@ -309,4 +310,10 @@ def _coarse_attributes(legend: Sequence[str]) -> dict[str, dict[str, str]]:
             **shared,
         },
         "residual": {"long_name": "mean of the fine fractions less the target", **shared},
+        "unplaced": {
+            "standard_name": "cell_area",
+            "long_name": "area of the host's land of each class where the emulator has no land",
+            "units": "m2",
+            "class_names": names,
+        },
     }

@@ -1,17 +1,25 @@
 """Where the host's land lies on the coarse grid, which coarse cells have a state, and where the rest get theirs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ai4land_coupler.comm import Communicator
 from ai4land_coupler.errors import GridError
+from ai4land_coupler.exchange import HostExchange, HostSums, Route, sum_areas
 from ai4land_coupler.grids import EARTH_RADIUS, RegularGrid
 from ai4land_coupler.regrid import Overlap
 
+Float = NDArray[np.float64]
+Index = NDArray[np.int64]
+
 COVERED = 1e-6
 """A coarse cell is overlapped, and has a state, from this share of its area on."""
+
+OPEN = 1e-4
+"""Share of a coarse cell that host cells may leave open where they are to cover the globe."""
 
 REACH = 300_000.0
 """Distance in m up to which fine land without a state takes the nearest one."""
@@ -22,95 +30,137 @@ OWN, NEAREST, BASE = 0, 1, 2
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """The host's land on the coarse grid; the same on every rank.
+    """The host's land on this rank's coarse cells, and the state each of them and of those around them uses.
 
-    land: overlaps of coarse cells (rows) with host cells (columns), rescaled so that each column sums to the host
-    cell's land area; fine_land (n_coarse,): area of the emulator's land in each coarse cell, m2; delivered (n_coarse,)
-    bool: fine land that host cells overlap; filled (n_coarse,) uint8; source (n_coarse,): coarse cell whose state is
-    used, -1 where the base map is; host_area (n_host,): area of the host cells, m2.
+    cells (m,): the coarse cells of this rank's tiles, tile after tile; land: their overlaps (rows) with the host cells
+    that reach them (columns), rescaled so that over all ranks each host cell's sum to its land area; host_area (n,):
+    area of this rank's host cells, m2, by the engine; delivered (m,) bool: fine land that host cells overlap; filled
+    (m,) uint8.
+    Over the w known cells, which are `cells` and then those around them: fine_land (w,): area of the emulator's land,
+    m2; base (K, w): fractions of the base map; origin (w,): whose state is used, a position among `cells` and then what
+    `fetch` brings from other ranks, -1 for the base map.
     """
 
+    cells: Index
     land: Overlap
-    fine_land: NDArray[np.float64]
+    host_area: Float
     delivered: NDArray[np.bool_]
     filled: NDArray[np.uint8]
-    source: NDArray[np.int64]
-    host_area: NDArray[np.float64]
+    fine_land: Float
+    base: Float
+    origin: Index
+    fetch: Route
 
     @classmethod
-    def of(
+    def build(
         cls,
-        overlap: Overlap,
-        land_fraction: NDArray[np.float64],
-        fine_land: NDArray[np.float64],
+        comm: Communicator,
+        hosts: HostExchange,
         coarse: RegularGrid,
-        coverage: str = "any",
+        plot: "Plot",
+        overlap: Overlap,
+        base: Float,
+        fine_land: Float,
     ) -> "Placement":
-        """From overlap areas, the host's land fractions (n_host,) and the emulator's land area (n_coarse,) in m2."""
-        area = np.repeat(coarse.area_rows, coarse.nlon)
-        covered = overlap.row_sum()
-        if coverage == "global" and (gap := np.flatnonzero(covered < (1 - 1e-4) * area)).size:
-            raise GridError(
-                f"regrid.coverage is `global`, but host cells leave {gap.size} of {area.size} coarse cells open, the "
-                f"first at {coarse.lat[gap[0] // coarse.nlon]:.2f} N {coarse.lon[gap[0] % coarse.nlon]:.2f} E; "
-                "give the missing cells or set coverage to `any`"
-            )
-        land = _on_land(overlap, land_fraction, fine_land / area)
+        """From the overlaps (m, h) of this rank's coarse cells, and base map and land of the known ones. Collective."""
+        area = coarse.area_rows[plot.cells // coarse.nlon]
+        own_land = fine_land[: plot.cells.size]
+        land, host_area = _on_land(comm, hosts, overlap, plot.tile, own_land / area)
         state = land.row_sum() >= COVERED * area
-        delivered = (covered > COVERED * area) & (fine_land > 0)
-        source = np.where(state, np.arange(area.size), -1)
+        delivered = (overlap.row_sum() > COVERED * area) & (own_land > 0)
+        source = np.where(state, plot.cells, -1)
         needy = np.flatnonzero(delivered & ~state)
-        source[needy] = nearest(coarse, np.flatnonzero(state), needy)
+        needy = needy[np.argsort(plot.cells[needy])]
+        everywhere = np.zeros(coarse.size, dtype=bool)
+        everywhere[plot.cells[state]] = True
+        source[needy] = nearest(coarse, np.flatnonzero(comm.any(everywhere)), plot.cells[needy])
+        origin, fetch = _origins(comm, plot, source)
         filled = np.where(source < 0, BASE, np.where(state, OWN, NEAREST)).astype(np.uint8)
-        return cls(land, fine_land, delivered, filled, source, overlap.col_sum())
+        return cls(plot.cells, land, host_area, delivered, filled, fine_land, base, origin, fetch)
 
-    @cached_property
-    def land_area(self) -> NDArray[np.float64]:
-        """Regridded land area of the host, (n_coarse,), m2."""
-        return self.land.row_sum()
+    @property
+    def own_land(self) -> Float:
+        """Area of the emulator's land in each of this rank's coarse cells, (m,), m2."""
+        return self.fine_land[: self.cells.size]
 
-    def totals(self, state: NDArray[np.float64], base: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Coarse totals F (K, n_coarse), fractions of land: the state's where there is one, else nearest, else `base`.
+    def totals(self, comm: Communicator, regridded: Float) -> Float:
+        """Coarse totals F (K, w) of the known cells, fractions of land, 0 where there is no fine land. Collective.
 
-        state (K, n_host); base (K, n_coarse), 0 where there is no fine land. 0 where there is no fine land.
+        regridded (K, m): areas of each class on `cells`, m2. A cell uses its own state, the nearest or the base map.
         """
-        area = self.land.apply(state)
-        own = area / np.maximum(area.sum(axis=0), np.finfo(float).tiny)
-        out = np.where(self.source >= 0, own[:, np.maximum(self.source, 0)], base)
+        own = regridded / np.maximum(regridded.sum(axis=0), np.finfo(float).tiny)
+        states = np.concatenate([own, self.fetch(comm, own.T).T], axis=1)
+        out, has = self.base.copy(), self.origin >= 0
+        out[:, has] = states[:, self.origin[has]]
         return np.where(self.fine_land > 0, out, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
-class Budget:
-    """Areas of a year in m2, each (K,): host = delivered - filled + unplaced + coast_gap."""
+class Plot:
+    """The coarse cells a rank works on.
 
-    host: NDArray[np.float64]
-    delivered: NDArray[np.float64]
-    filled: NDArray[np.float64]
-    unplaced: NDArray[np.float64]
-    coast_gap: NDArray[np.float64]
+    cells (m,) of its tiles, tile after tile, with the index of the tile of each (tile); around (r,) ascending: cells in
+    the halos that are not its own; owner_of: ranks of coarse cells, -1 for those no host cell comes near.
+    """
+
+    cells: Index
+    tile: Index
+    around: Index
+    owner_of: Callable[[Index], Index]
+
+    @property
+    def known(self) -> Index:
+        """Its own cells, then those around them, (w,)."""
+        return np.concatenate([self.cells, self.around])
+
+
+def check_coverage(comm: Communicator, coarse: RegularGrid, cells: Index, overlap: Overlap) -> None:
+    """GridError on every rank where host cells leave coarse cells open; cells are those any host cell comes near."""
+    closed = np.zeros(coarse.size, dtype=bool)
+    closed[cells] = overlap.row_sum() >= (1 - OPEN) * coarse.area_rows[cells // coarse.nlon]
+    gap = np.flatnonzero(~comm.any(closed))
+    if gap.size:
+        raise GridError(
+            f"regrid.coverage is `global`, but host cells leave {gap.size} of {coarse.size} coarse cells open, the "
+            f"first at {coarse.lat[gap[0] // coarse.nlon]:.2f} N {coarse.lon[gap[0] % coarse.nlon]:.2f} E; "
+            "give the missing cells or set coverage to `any`"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Budget:
+    """Areas of a year in m2, each (K,): host = delivered - filled + unplaced + coast_gap.
+
+    unplaced_cells: coarse cells where the host has land and the emulator none.
+    """
+
+    host: Float
+    delivered: Float
+    filled: Float
+    unplaced: Float
+    coast_gap: Float
+    unplaced_cells: int
 
     @classmethod
     def of(
         cls,
+        comm: Communicator,
         place: Placement,
-        state: NDArray[np.float64],
-        land_fraction: NDArray[np.float64],
-        totals: NDArray[np.float64],
-        delivered: NDArray[np.float64],
-        filled: NDArray[np.float64],
+        host: Float,
+        regridded: Float,
+        totals: Float,
+        delivered: Float,
+        filled: Float,
     ) -> "Budget":
-        """From the state (K, n_host), the totals (K, n_coarse) and the sums (K,) over delivered and filled cells."""
-        regridded = place.land.apply(state)
-        placed = np.where(place.delivered & (place.filled == OWN), place.fine_land, 0.0)
-        on_land = place.fine_land > 0
-        return cls(
-            host=(state * (place.host_area * land_fraction)).sum(axis=1),
-            delivered=delivered,
-            filled=filled,
-            unplaced=regridded[:, ~on_land].sum(axis=1),
-            coast_gap=(regridded - totals * placed)[:, on_land].sum(axis=1),
-        )
+        """From areas in m2 of this rank: host (K, n) by host cell, regridded (K, m) by coarse cell, delivered and
+        filled (K, tiles), and the totals (K, w). Collective."""  # fmt: skip
+        placed = np.where(place.delivered & (place.filled == OWN), place.own_land, 0.0)
+        on_land = place.own_land > 0
+        unplaced = regridded[:, ~on_land]
+        gap = (regridded - totals[:, : placed.size] * placed)[:, on_land]
+        cells = int(comm.sum(np.array([unplaced.any(axis=0).sum()]))[0])
+        of_host, of_fine, of_filled, lost, gained = sum_areas(comm, host, delivered, filled, unplaced, gap)
+        return cls(of_host, of_fine, of_filled, lost, gained, cells)
 
     @property
     def closure(self) -> float:
@@ -119,19 +169,42 @@ class Budget:
         return float(np.abs(gap).max() / max(self.host.sum(), np.finfo(float).tiny))
 
 
-def _on_land(overlap: Overlap, land_fraction: NDArray[np.float64], emulator_land: NDArray[np.float64]) -> Overlap:
-    """Overlaps weighted by the emulator's land fraction and rescaled to each host cell's land area.
+def _on_land(
+    comm: Communicator, hosts: HostExchange, overlap: Overlap, tile: Index, emulator_land: Float
+) -> tuple[Overlap, Float]:
+    """Overlaps weighted by the emulator's land fraction and rescaled to each host cell's land area, and its area.
 
-    Host land that meets no land of the emulator keeps its plain overlaps: it is reported as unplaced.
+    Host land that meets no land of the emulator keeps its plain overlaps: it is reported as unplaced. A host cell may
+    lie over tiles of several ranks; its owner adds them up, tile by tile, and says how to rescale.
     """
+    pair, of = np.unique(tile[overlap.row] * max(overlap.n_col, 1) + overlap.col, return_inverse=True)
+    over_tiles = HostSums.build(comm, hosts, *np.divmod(pair, max(overlap.n_col, 1)))
     weighted = overlap.area * emulator_land[overlap.row]
-    reached = np.bincount(overlap.col, weights=weighted, minlength=overlap.n_col)
-    weighted = np.where(reached[overlap.col] > 0, weighted, overlap.area)
-    reached = np.bincount(overlap.col, weights=weighted, minlength=overlap.n_col)
-    wanted = overlap.col_sum() * land_fraction
-    scaled = weighted * (wanted / np.maximum(reached, np.finfo(float).tiny))[overlap.col]
+    sums = [np.bincount(of, weights=values, minlength=pair.size) for values in (overlap.area, weighted)]
+    whole, reached = over_tiles(comm, np.stack(sums, axis=1))
+    plain = reached == 0
+    scale = whole * hosts.own.land_fraction / np.maximum(np.where(plain, whole, reached), np.finfo(float).tiny)
+    scale, unreached = hosts.to_tiles(comm, np.stack([scale, plain.astype(np.float64)]))
+    scaled = np.where(unreached[overlap.col] > 0, overlap.area, weighted) * scale[overlap.col]
     keep = scaled > 0
-    return Overlap(overlap.row[keep], overlap.col[keep], scaled[keep], overlap.n_row, overlap.n_col)
+    return Overlap(overlap.row[keep], overlap.col[keep], scaled[keep], overlap.n_row, overlap.n_col), whole
+
+
+def _origins(comm: Communicator, plot: Plot, source: Index) -> tuple[Index, Route]:
+    """Where each known cell finds its state, given the coarse cell (or -1) each of this rank's takes it from."""
+    owner = plot.owner_of(plot.around)
+    made = np.flatnonzero(owner >= 0)
+    around = np.full(plot.around.size, -1, dtype=np.int64)
+    around[made] = Route.pull(comm, plot.around[made], owner[made], plot.cells)(comm, source)
+    sources = np.concatenate([source, around])
+    foreign = np.setdiff1d(sources[sources >= 0], plot.cells)
+    fetch = Route.pull(comm, foreign, plot.owner_of(foreign), plot.cells)
+    there = np.concatenate([plot.cells, foreign])
+    sorter = np.argsort(there)
+    origin = np.full(sources.size, -1, dtype=np.int64)
+    used = sources >= 0
+    origin[used] = sorter[np.searchsorted(there, sources[used], sorter=sorter)]
+    return origin, fetch
 
 
 def nearest(grid: RegularGrid, states: NDArray[np.int64], needy: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -48,15 +48,15 @@ class Publisher:
             cells, of_tile = domain.own[own[tile.index]], fields.tiles[own[tile.index]]
             out = {
                 "class": cells.grid(of_tile.classes, 0),
-                "filled": cells.grid(domain.placement.filled[cells.coarse_of_cell], 0),
+                "filled": cells.grid(domain.filled_of(own[tile.index]), 0),
             }
             if with_fractions:
                 names = zip(self._emulator.legend, of_tile.fractions, strict=True)
                 out |= {name: cells.grid(fraction, np.nan) for name, fraction in names}
             return out
 
-        target, residual = self._coarse(comm, domain, fields)
-        path = self._writer.write(comm, fields.year, domain.tiles, domain.owner, local, target, residual)
+        coarse = self._coarse(comm, domain, fields)
+        path = self._writer.write(comm, fields.year, domain.tiles, domain.owner, local, coarse)
         self._files.append(str(path))
 
     def tell(self, comm: Communicator, report: YearReport, watch: Stopwatch) -> None:
@@ -76,14 +76,25 @@ class Publisher:
         if self._speaks and self._files:
             log.info("%d yearly files and report.json in %s", len(self._files), self._folder)
 
-    def _coarse(
-        self, comm: Communicator, domain: Domain, fields: YearFields
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Totals and residuals (K, nlat, nlon) on the coarse grid, NaN where no fine cell is delivered."""
+    def _coarse(self, comm: Communicator, domain: Domain, fields: YearFields) -> dict[str, NDArray[np.float64]]:
+        """What lies on the coarse grid of rank 0, (K, nlat, nlon) each, NaN where there is none. Collective."""
         shape = (len(self._emulator.legend), self._emulator.coarse.nlat, self._emulator.coarse.nlon)
         cells = np.concatenate([np.empty(0, np.int64), *(part.coarse for part in domain.own)])
-        own = np.concatenate([np.empty((shape[0], 0)), *(tile.residual for tile in fields.tiles)], axis=1)
-        cells, values = comm.gather_concatenated(cells), comm.gather_concatenated(own.T)
-        target, residual = np.full((2, shape[0], shape[1] * shape[2]), np.nan)
-        target[:, cells], residual[:, cells] = fields.totals[:, cells], values.T
-        return target.reshape(shape), residual.reshape(shape)
+        inner = np.concatenate([np.empty(0, np.int64), *domain.inner])
+        residual = np.concatenate([np.empty((shape[0], 0)), *(tile.residual for tile in fields.tiles)], axis=1)
+        lost = np.flatnonzero((domain.placement.own_land == 0) & (fields.regridded > 0).any(axis=0))
+        return {
+            "target": _on_coarse(comm, shape, cells, fields.totals[:, inner]),
+            "residual": _on_coarse(comm, shape, cells, residual),
+            "unplaced": _on_coarse(comm, shape, domain.placement.cells[lost], fields.regridded[:, lost]),
+        }
+
+
+def _on_coarse(
+    comm: Communicator, shape: tuple[int, int, int], cells: NDArray[np.int64], values: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Values (K, m) of every rank's coarse cells on the whole grid (K, nlat, nlon), NaN elsewhere, on rank 0."""
+    cells, values = comm.gather(cells), comm.gather(values.T).T
+    out = np.full((shape[0], shape[1] * shape[2] if comm.rank == 0 else 0), np.nan)
+    out[:, cells] = values
+    return out.reshape(shape) if comm.rank == 0 else out

@@ -39,6 +39,7 @@ class YearReport:
             "host_area_km2": areas.pop("host_area_km2"),
             "fine_area_km2": self._km2(self.budget.delivered),
             **areas,
+            "unplaced_cells": self.budget.unplaced_cells,
             "largest_residual": self.largest_residual,
             "closure": self.budget.closure,
             "roundtrip": self.roundtrip,

@@ -42,6 +42,14 @@ def all_tiles(fine: RegularGrid, coarse: RegularGrid, size: int) -> tuple[Tile, 
     )
 
 
+def coarse_around(tile: Tile, coarse: RegularGrid, ratio: int, halo: int) -> NDArray[np.int64]:
+    """Coarse cells of a tile and of the halo of fine cells around it, (ny, nx); columns wrap, -1 past a pole."""
+    rim, side = -(-halo // ratio), tile.size // ratio
+    row = np.arange(-rim, side + rim)[:, None] + tile.row0 // ratio
+    column = (np.arange(-rim, side + rim) + tile.col0 // ratio) % coarse.nlon
+    return np.where((row >= 0) & (row < coarse.nlat), row * coarse.nlon + column, -1)
+
+
 def deal(count: int, ranks: int) -> NDArray[np.int64]:
     """Owner of each of `count` tiles: one rank after another, so that neighbours, which cost alike, are spread."""
     return np.arange(count, dtype=np.int64) % ranks
@@ -82,8 +90,8 @@ class TileCells:
 
     @property
     def coarse_of_cell(self) -> NDArray[np.int64]:
-        """The coarse cell each delivered cell lies in, (n,)."""
-        return self.coarse[self.slot // self.ratio**2]
+        """Position in `coarse` of the coarse cell each delivered cell lies in, (n,)."""
+        return self.slot // self.ratio**2
 
     def block(self, values: NDArray) -> NDArray:
         """Cell values (..., n) as (m, ..., ratio^2) coarse cell by coarse cell, 0 where no cell is delivered."""
@@ -101,6 +109,37 @@ class TileCells:
         out = np.full(self.tile.size**2, fill, dtype=values.dtype)
         out[self.inside] = values
         return out.reshape(self.tile.size, self.tile.size)
+
+
+@dataclass(frozen=True, eq=False)
+class TileWork:
+    """What one tile is refined from in a year.
+
+    totals (K, ny, nx) float64: coarse totals of the tile's coarse cells and as many around them on every side as its
+    halo touches, 0 without land and past the poles; from_base (m,): coarse cells of `cells` that show the base map.
+    """
+
+    cells: TileCells
+    totals: NDArray[np.float64]
+    from_base: NDArray[np.bool_]
+
+    @classmethod
+    def of(
+        cls, cells: TileCells, totals: NDArray[np.float64], window: NDArray[np.int64], from_base: NDArray[np.bool_]
+    ) -> "TileWork":
+        """From totals (K, w) and where among them the cells of the tile's surroundings stand, (ny, nx), -1 for none."""
+        return cls(cells, np.where(window >= 0, totals[:, window], 0.0), from_base)
+
+    @property
+    def rim(self) -> int:
+        """Coarse cells around the tile on each side."""
+        return (self.totals.shape[1] - self.cells.tile.size // self.cells.ratio) // 2
+
+    @property
+    def wanted(self) -> NDArray[np.float64]:
+        """Totals of the coarse cells of `cells`, (m, K)."""
+        row, column = np.divmod(self.cells.blocks, self.cells.tile.size // self.cells.ratio)
+        return np.ascontiguousarray(self.totals[:, row + self.rim, column + self.rim].T)
 
 
 def to_blocks(window: NDArray, ratio: int) -> NDArray:

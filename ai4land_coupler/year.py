@@ -11,7 +11,7 @@ from ai4land_coupler.comm import Communicator
 from ai4land_coupler.domain import Domain
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import UsageError
-from ai4land_coupler.exchange import gather_tiles, sum_by_host, sum_tiles
+from ai4land_coupler.exchange import hash_all, sum_areas
 from ai4land_coupler.grids import wrap_longitude
 from ai4land_coupler.inference import TileFields
 from ai4land_coupler.placement import OWN
@@ -23,13 +23,15 @@ GEOMETRY = ("lon", "lat", "area", "cell_id", "land_fraction")
 class YearFields:
     """The fields of a year, on this rank.
 
-    state (K, n_host) and columns (K, n_host) of all host cells in order of id; totals (K, n_coarse); tiles: one entry
-    for each tile of this rank, in order; digest: SHA-256 of the fields of all tiles, the same on every rank.
+    state (K, n) and columns (K, n) of this rank's host cells; totals (K, w) of the coarse cells it knows and regridded
+    (K, m), areas in m2 of the host's classes on those of its tiles; tiles: one entry for each tile of this rank, in
+    order; digest: SHA-256 of the fields of all tiles, the same on every rank.
     """
 
     year: int
     state: NDArray[np.float64]
     totals: NDArray[np.float64]
+    regridded: NDArray[np.float64]
     tiles: tuple[TileFields, ...]
     columns: NDArray[np.float64]
     digest: str
@@ -46,41 +48,48 @@ class YearFields:
 def host_columns(
     comm: Communicator, domain: Domain, state: NDArray[np.float64], tiles: Sequence[TileFields]
 ) -> NDArray[np.float64]:
-    """Columns (K, n_host): the mean over the fine land under each host cell, its own state where there is none."""
-    partial = [(to.hosts, to(tile.fractions)) for to, tile in zip(domain.to_host, tiles, strict=True)]
-    sums = sum_by_host(comm, domain.own_tiles, partial, *state.shape)
+    """Columns (K, n): the mean over the fine land under each host cell, its own state where there is none. Collective.
+
+    state (K, n).
+    """
+    partial = [to(tile.fractions) for to, tile in zip(domain.to_host, tiles, strict=True)]
+    sums = domain.columns(comm, np.concatenate([np.empty((0, len(state))), *partial]))
     whole = sums.sum(axis=0)
     mean = np.where(whole > 0, sums / np.where(whole > 0, whole, 1.0), state)
-    return np.where(domain.exchange.everyone.land_fraction > 0, mean, 0.0)
+    return np.where(domain.hosts.own.land_fraction > 0, mean, 0.0)
 
 
 def fine_areas(
-    comm: Communicator, domain: Domain, emulator: Emulator, tiles: Sequence[TileFields]
+    domain: Domain, emulator: Emulator, tiles: Sequence[TileFields]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Areas (K,) in m2 over the delivered cells of all ranks, and over those of them that were filled."""
-    sums = np.zeros((len(tiles), 2, len(emulator.legend)))
-    for out, cells, tile in zip(sums, domain.own, tiles, strict=True):
+    """Areas (K, tiles) in m2 over the delivered cells of each tile, and over those of them that were filled."""
+    delivered, filled = np.zeros((2, len(emulator.legend), len(tiles)))
+    for i, (cells, tile) in enumerate(zip(domain.own, tiles, strict=True)):
         area = emulator.fine.area_rows[cells.cells // emulator.fine.nlon]
-        filled = domain.placement.filled[cells.coarse_of_cell] != OWN
-        out[0], out[1] = (tile.fractions * area).sum(axis=1), (tile.fractions * (area * filled)).sum(axis=1)
-    both = sum_tiles(comm, domain.own_tiles, sums)
-    return both[0], both[1]
+        delivered[:, i] = (tile.fractions * area).sum(axis=1)
+        filled[:, i] = (tile.fractions * (area * (domain.filled_of(i) != OWN))).sum(axis=1)
+    return delivered, filled
 
 
-def roundtrip(domain: Domain, state: NDArray[np.float64], columns: NDArray[np.float64]) -> float:
-    """Half the sum over classes of |column - state|, mean over the host's land."""
-    land = domain.placement.host_area * domain.exchange.everyone.land_fraction
-    return float((0.5 * np.abs(columns - state).sum(axis=0) * land).sum() / max(land.sum(), 1.0))
+def roundtrip(
+    comm: Communicator, land: NDArray[np.float64], state: NDArray[np.float64], columns: NDArray[np.float64]
+) -> float:
+    """Half the sum over classes of |column - state|, mean over the host's land, (n,) m2. Collective."""
+    moved, whole = sum_areas(comm, (0.5 * np.abs(columns - state).sum(axis=0) * land)[None], land[None])
+    return float(moved[0] / max(whole[0], 1.0))
 
 
 def digest(comm: Communicator, domain: Domain, tiles: Sequence[TileFields]) -> str:
-    """SHA-256 over the tiles of all ranks, in order of tile."""
+    """SHA-256 over the tiles of all ranks. Collective."""
     parts = [
-        hashlib.sha256(np.ascontiguousarray(tile.fractions).tobytes() + tile.classes.tobytes()).digest()
-        for tile in tiles
+        hashlib.sha256(
+            cells.tile.index.to_bytes(8, "little")
+            + np.ascontiguousarray(tile.fractions).tobytes()
+            + tile.classes.tobytes()
+        ).digest()
+        for cells, tile in zip(domain.own, tiles, strict=True)
     ]
-    own = np.frombuffer(b"".join(parts), dtype=np.uint8).reshape(len(parts), hashlib.sha256().digest_size)
-    return hashlib.sha256(gather_tiles(comm, domain.own_tiles, own).tobytes()).hexdigest()
+    return hash_all(comm, np.frombuffer(b"".join(parts), dtype=np.uint8).reshape(-1, 32))
 
 
 def fine_geometry(domain: Domain, emulator: Emulator, name: str) -> NDArray[np.float64]:
@@ -97,11 +106,11 @@ def fine_geometry(domain: Domain, emulator: Emulator, name: str) -> NDArray[np.f
 
 def host_geometry(domain: Domain, name: str) -> NDArray[np.float64]:
     """One of GEOMETRY for this rank's host cells, (n,), in the host's order."""
-    own = domain.exchange.own
+    own = domain.hosts.own
     return {
         "lon": lambda: wrap_longitude(own.centre[0]),
         "lat": lambda: own.centre[1].copy(),
-        "area": lambda: domain.placement.host_area[domain.exchange.mine],
+        "area": lambda: domain.placement.host_area.copy(),
         "cell_id": lambda: own.cell_id.astype(np.float64),
         "land_fraction": lambda: own.land_fraction.copy(),
     }[name]()

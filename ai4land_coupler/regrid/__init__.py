@@ -9,7 +9,7 @@ from ai4land_coupler.regrid.engine import Engine, Patch
 from ai4land_coupler.regrid.latlon import LatLonEngine, is_rectangle
 from ai4land_coupler.regrid.overlap import Overlap
 
-__all__ = ["Engine", "Overlap", "Patch", "is_rectangle", "make_engine"]
+__all__ = ["Engine", "Overlap", "Patch", "esmf_wanted", "is_rectangle", "make_engine"]
 
 _LOG = logging.getLogger("ai4land_coupler")
 
@@ -45,6 +45,11 @@ def make_engine(options: RegridOptions, odd: int | None, lacks_esmf: str | None)
     from ai4land_coupler.regrid.cache import CachedEngine
 
     return CachedEngine(engine, Path(options.cache))
+
+
+def esmf_wanted(options: RegridOptions, odd: int | None) -> bool:
+    """Whether `make_engine` needs to know what ESMF lacks here."""
+    return options.engine == "esmf" or (options.engine in ("auto", "file") and odd is not None)
 
 
 def _choose(options: RegridOptions, odd: int | None, lacks_esmf: str | None) -> tuple[Engine, str]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ai4land_coupler.grids import EARTH_RADIUS, HostGrid, RegularGrid
 from ai4land_coupler.regrid import cover
+from ai4land_coupler.regrid.bounds import Bounds
 from ai4land_coupler.regrid.clip import shared_area
 from ai4land_coupler.regrid.engine import Patch
 from ai4land_coupler.regrid.geometry import refuse_odd, refuse_overlaps
@@ -51,6 +52,7 @@ class GreatCircleEngine:
 
     name: str
     shares: Callable[[Sequence[Task]], list[Shares]]
+    area_tolerance = 1e-6
 
     def check(self, hosts: HostGrid) -> None:
         """GridError naming the first cell without area, with crossing edges, or too large."""
@@ -59,6 +61,10 @@ class GreatCircleEngine:
     def area(self, hosts: HostGrid) -> Float:
         """Areas of the spherical polygons, (n,), m2."""
         return _polygons(hosts).area * _R2
+
+    def bounds(self, hosts: HostGrid) -> Bounds:
+        """Boxes around the caps that bound the cells."""
+        return Bounds.of_polygons(_polygons(hosts))
 
     def coarse(self, grid: RegularGrid, patches: Sequence[Patch]) -> list[Overlap]:
         """Great circles on both sides; all patches go to the library in one call."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ai4land_coupler.errors import GridError, RegridError
 from ai4land_coupler.grids import EARTH_RADIUS, HostGrid, RegularGrid, wrap_longitude
+from ai4land_coupler.regrid.bounds import Bounds
 from ai4land_coupler.regrid.engine import Patch
 from ai4land_coupler.regrid.overlap import Overlap
 
@@ -131,6 +132,7 @@ class LatLonEngine:
     """Overlaps of host cells that are all latitude-longitude rectangles."""
 
     name = "latlon"
+    area_tolerance = 2.5 * EDGE_TOLERANCE_OF_CELL
 
     def check(self, hosts: HostGrid) -> None:
         """GridError naming the first cell without area, RegridError the first that is no rectangle."""
@@ -152,6 +154,11 @@ class LatLonEngine:
         """
         _, south, north, west, width = _corners(hosts.vertex_lon, hosts.vertex_lat)
         return Rectangles(south, north, west, west + width).area()
+
+    def bounds(self, hosts: HostGrid) -> Bounds:
+        """The rectangles themselves."""
+        _, south, north, west, width = _corners(hosts.vertex_lon, hosts.vertex_lat)
+        return Bounds(south, north, west, width)
 
     def coarse(self, grid: RegularGrid, patches: Sequence[Patch]) -> list[Overlap]:
         """Overlap areas of the cells of each patch (rows) with its host cells (columns), exact."""

@@ -15,7 +15,7 @@ from ai4land_coupler import ncfile
 from ai4land_coupler.constraint import quota
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.inference import TileRunner
-from ai4land_coupler.tiles import TileCells, all_tiles, to_blocks
+from ai4land_coupler.tiles import TileCells, TileWork, all_tiles, coarse_around, to_blocks
 from ai4land_coupler.timing import Stopwatch
 from ai4land_coupler.training import metrics
 from ai4land_coupler.training.dataset import Box
@@ -138,8 +138,12 @@ def closed_fractions(where: Region, totals: NDArray[np.float64], used: NDArray[n
         if delivered[tile.rows, tile.cols].any()
     ]
     runner = TileRunner(emulator, "level", "float32", os.cpu_count() or 1)
-    filled = np.zeros(everywhere.shape[1], np.uint8)
-    fields = runner.run(tiles, everywhere, filled, Stopwatch(), lambda: None)
+    around = (coarse_around(cells.tile, emulator.coarse, ratio, emulator.halo) for cells in tiles)
+    works = (
+        TileWork.of(cells, everywhere, window, np.zeros(cells.coarse.size, bool))
+        for cells, window in zip(tiles, around, strict=True)
+    )
+    fields = runner.run(works, Stopwatch(), lambda: None)
     ny, nx = rows.stop - rows.start, cols.stop - cols.start
     window = np.zeros((len(emulator.legend), ny, nx))
     for cells, tile in zip(tiles, fields, strict=True):

@@ -24,7 +24,7 @@ def host() -> HostGrid:
 def test_the_state_is_the_area_mean_of_the_fine_fractions() -> None:
     with Component.init(Config(emulator="igbp-0p05"), MPI.COMM_SELF) as land:
         land.set_grid(host())
-        base, area = base_state(land.emulator)
+        base, area = base_state(land.emulator, np.arange(land.emulator.coarse.size))
         weighted = (base * area).reshape(-1, 90, 4, 180, 4).sum(axis=(2, 4))
         row, col = ((SOUTH + 90) // 2).astype(int), ((WEST + 180) // 2).astype(int)
         state = weighted[:, row, col] / weighted[:, row, col].sum(axis=0)

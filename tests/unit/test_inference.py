@@ -9,7 +9,7 @@ import small_emulator
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.inference import TileRunner
 from ai4land_coupler.placement import BASE, OWN
-from ai4land_coupler.tiles import TileCells, all_tiles
+from ai4land_coupler.tiles import TileCells, TileWork, all_tiles, coarse_around
 from ai4land_coupler.timing import Stopwatch
 
 LEGEND = small_emulator.LEGEND
@@ -33,7 +33,16 @@ def run(folder: Path, tile: int, totals: np.ndarray, filled: np.ndarray) -> tupl
         TileCells.of(t, land[t.rows, t.cols], emulator.fine, small_emulator.RATIO)
         for t in all_tiles(emulator.fine, emulator.coarse, tile)
     ]
-    fields = TileRunner(emulator, "level", "float32", 1).run(tiles, totals, filled, Stopwatch(), lambda: None)
+    works = [
+        TileWork.of(
+            cells,
+            totals,
+            coarse_around(cells.tile, emulator.coarse, small_emulator.RATIO, emulator.halo),
+            filled[cells.coarse] == BASE,
+        )
+        for cells in tiles
+    ]
+    fields = TileRunner(emulator, "level", "float32", 1).run(works, Stopwatch(), lambda: None)
     fractions, classes = np.zeros((len(LEGEND), land.size)), np.zeros(land.size, np.uint8)
     for cells, of_tile in zip(tiles, fields, strict=True):
         fractions[:, cells.cells], classes[cells.cells] = of_tile.fractions, of_tile.classes

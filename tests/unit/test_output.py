@@ -41,7 +41,7 @@ def write(comm, folder: Path, year: int = 2001, fractions="all") -> Path:
         folder, write_year.EMULATOR, {"emulator_hash": "abc", "configuration": "emulator: small\n"}, 1, fractions
     )
     owner = [0] * len(write_year.TILES)
-    return writer.write(comm, year, write_year.TILES, owner, local, *write_year.coarse())
+    return writer.write(comm, year, write_year.TILES, owner, local, write_year.coarse())
 
 
 def test_xarray_reads_it_without_a_warning(comm, tmp_path) -> None:

@@ -41,11 +41,11 @@ def fields(year: int) -> dict[str, np.ndarray]:
             for name, values in made.items()}  # fmt: skip
 
 
-def coarse() -> tuple[np.ndarray, np.ndarray]:
-    """target and residual (3, 8, 16), NaN in a cell."""
+def coarse() -> dict[str, np.ndarray]:
+    """target, residual and unplaced (3, 8, 16), NaN in a cell."""
     target = np.random.default_rng(1).random((3, 8, 16))
     target[:, 2, 5] = np.nan
-    return target, 1e-14 * target
+    return {"target": target, "residual": 1e-14 * target, "unplaced": 1e9 * target}
 
 
 def write(comm: Communicator, folder: Path, case: str) -> str:
@@ -64,7 +64,7 @@ def write(comm: Communicator, folder: Path, case: str) -> str:
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, unlimited[1]))
     try:
         writer = YearWriter(folder, EMULATOR, {"note": "a test"}, 1, (YEAR,))
-        return str(writer.write(comm, YEAR, TILES, deal(len(TILES), comm.size), local, *coarse()))
+        return str(writer.write(comm, YEAR, TILES, deal(len(TILES), comm.size), local, coarse()))
     except CouplerError as error:
         return f"{int(error.status)} {error}"
     finally:
