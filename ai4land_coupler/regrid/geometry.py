@@ -16,6 +16,12 @@ Pairs = tuple[Index, Index]
 OVERLAP_TOLERANCE = 1e-4
 """Share of the smaller of two host cells that the other may cover before the grid is refused."""
 
+ROUNDING = np.radians(2e-5)
+"""Width of a strip along a cell that counts as rounding to real32 of its corners and its neighbour's, radians,"""
+
+ROUNDING_OF_CELL = 1e-3
+"""up to this share of the cell: it goes beyond OVERLAP_TOLERANCE for cells of less than 0.2 degrees."""
+
 CROSSING_TOLERANCE = 3e-4
 """Share of a cell's longest edge by which its edges may cross: what rounding to real32 does to corners close by."""
 
@@ -71,7 +77,7 @@ def _depth(normal: Float, point: Float) -> Float:
 
 
 def refuse_overlaps(hosts: HostGrid, cells: Polygons) -> None:
-    """GridError naming the two cells that overlap most, where above OVERLAP_TOLERANCE of the smaller one."""
+    """GridError naming the two cells that overlap most, where that is more than rounding; see `overlaps`."""
     first, second, share = overlaps(cells)
     if share.size:
         worst = int(np.argmax(share))
@@ -83,8 +89,9 @@ def refuse_overlaps(hosts: HostGrid, cells: Polygons) -> None:
 
 
 def overlaps(cells: Polygons) -> tuple[Index, Index, Float]:
-    """(first, second, share of the smaller one) of all pairs of cells that overlap above OVERLAP_TOLERANCE.
+    """(first, second, share of the smaller one) of all pairs of cells that overlap by more than they may.
 
+    They may by OVERLAP_TOLERANCE of the smaller one, or by ROUNDING along it.
     Almost every pair of neighbours is told apart by an edge of one of them; only the rest are clipped.
     """
     first, second = _candidates(cells)
@@ -96,8 +103,10 @@ def overlaps(cells: Polygons) -> tuple[Index, Index, Float]:
             open_ = ~_separated(cells, a, b)
             a, b = b[open_], a[open_]
         if a.size:
-            share = _shared(cells, a, b) / np.minimum(cells.area[a], cells.area[b])
-            above = share > OVERLAP_TOLERANCE
+            smaller = np.where(cells.area[a] <= cells.area[b], a, b)
+            area, length = cells.area[smaller], 2 * cells.caps[1][smaller]
+            share = _shared(cells, a, b) / area
+            above = share > np.maximum(OVERLAP_TOLERANCE, np.minimum(ROUNDING * length / area, ROUNDING_OF_CELL))
             found.append((a[above], b[above], share[above]))
     a, b, share = (np.concatenate(part) for part in zip(*found, strict=True))
     order = np.lexsort((b, a))
