@@ -1,7 +1,7 @@
 """What works on this machine, what is missing, and how to mend it: `ai4land doctor`."""
 
+import contextlib
 import ctypes
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ai4land_coupler import __version__, buildinfo
 from ai4land_coupler.errors import UsageError
+from ai4land_coupler.regrid import esmfmk, esmfstart
 
 LIMIT = 60.0
 """Seconds that a program the doctor tries may take."""
@@ -133,12 +134,19 @@ def yac() -> Finding:
 
 
 def esmf() -> Finding:
-    """ESMF through esmpy."""
-    mk = os.environ.get("ESMFMKFILE", str(Path(sys.prefix, "lib", "esmf.mk")))
-    has_module, has_mk = importlib.util.find_spec("esmpy") is not None, Path(mk).is_file()
-    found = f"esmpy {_version('esmpy') if has_module else 'not installed'}; {mk}{'' if has_mk else ' is not there'}"
-    mend = "only for the engine esmf: conda install -c conda-forge esmpy, and ESMFMKFILE names its esmf.mk"
-    return Finding("ESMF", has_module and has_mk, found, mend, False)
+    """ESMF through esmpy, for hosts that are no latitude-longitude grids: what it lacks here, without starting it."""
+    problems, path, version = esmfmk.preflight(), esmfmk.find(), esmfmk.esmpy_version()
+    found = [f"esmpy {version}"] if version else []
+    with contextlib.suppress(OSError):  # which is one of the problems then
+        makefile = esmfmk.MakeFile.read(path or Path())
+        mpi, compiler = (makefile.options.get(name, "unknown") for name in ("ESMF_COMM", "ESMF_COMPILER"))
+        found.append(f"ESMF {makefile.version or 'of no version'} ({mpi}, {compiler}) of {path}")
+        if not (problems or esmfstart.startable(makefile)):
+            problems = [esmfstart.unknown(makefile)]
+    if not problems:
+        return Finding("ESMF", True, ", ".join(found), needed=False)
+    mend = "; ".join(dict.fromkeys(problem.mend for problem in problems))
+    return Finding("ESMF", False, "; ".join([*(problem.found for problem in problems), *found]), mend, False)
 
 
 def emulators() -> Finding:
