@@ -3,14 +3,21 @@
 import numpy as np
 import pytest
 
+from ai4land_coupler.comm import MPI, Communicator
 from ai4land_coupler.errors import GridError
-from ai4land_coupler.grids import EARTH_RADIUS, RegularGrid
-from ai4land_coupler.placement import BASE, NEAREST, OWN, Budget, Placement, nearest
+from ai4land_coupler.exchange import HostExchange
+from ai4land_coupler.grids import EARTH_RADIUS, HostGrid, RegularGrid
+from ai4land_coupler.placement import BASE, NEAREST, OWN, Budget, Placement, Plot, check_coverage, nearest
 from ai4land_coupler.regrid import Overlap
 
 COARSE = RegularGrid(18, 36)
 AREA = np.repeat(COARSE.area_rows, COARSE.nlon)
 EQUATOR = 9 * 36
+
+
+@pytest.fixture(scope="module")
+def comm():
+    return Communicator(MPI.COMM_SELF)
 
 
 def overlaps(pairs: dict[tuple[int, int], float], n_host: int) -> Overlap:
@@ -26,49 +33,74 @@ def fine_land(cells: dict[int, float]) -> np.ndarray:
     return out
 
 
-def test_host_land_goes_where_the_emulator_has_land() -> None:
+def hosts(comm: Communicator, land: np.ndarray) -> HostExchange:
+    """Cells of one rank, all of which reach it; their corners play no part here."""
+    n = land.size
+    corner = np.zeros((n, 3))
+    grid = HostGrid(np.arange(1, n + 1), corner, corner, land)
+    return HostExchange.build(comm, grid, np.arange(n), np.zeros(n, dtype=np.int64))
+
+
+def place(comm, grid: RegularGrid, over: Overlap, land: np.ndarray, fine: np.ndarray, base: np.ndarray) -> Placement:
+    """One rank that holds all coarse cells, in tiles of a row each."""
+    cells = np.arange(grid.size)
+    plot = Plot(cells, cells // grid.nlon, np.empty(0, np.int64), np.zeros_like)
+    return Placement.build(comm, hosts(comm, land), grid, plot, over, base, fine)
+
+
+NO_BASE = np.zeros((2, AREA.size))
+
+
+def test_host_land_goes_where_the_emulator_has_land(comm) -> None:
     a, b = EQUATOR, EQUATOR + 1
     over = overlaps({(a, 0): 1.0, (b, 0): 1.0}, 1)
-    place = Placement.of(over, np.array([0.5]), fine_land({a: 0.75, b: 0.25}), COARSE)
+    found = place(comm, COARSE, over, np.array([0.5]), fine_land({a: 0.75, b: 0.25}), NO_BASE)
     # one cell over two coarse cells: its land, half of 2, is shared 3 : 1
-    assert np.isclose(place.land_area[a] / AREA[a], 0.75, rtol=1e-14)
-    assert np.isclose(place.land_area[b] / AREA[b], 0.25, rtol=1e-14)
-    assert np.isclose(place.land_area.sum(), 0.5 * place.host_area[0], rtol=1e-15)
+    land = found.land.row_sum()
+    assert np.isclose(land[a] / AREA[a], 0.75, rtol=1e-14)
+    assert np.isclose(land[b] / AREA[b], 0.25, rtol=1e-14)
+    assert np.isclose(land.sum(), 0.5 * found.host_area[0], rtol=1e-15)
 
 
-def test_land_over_the_emulators_sea_is_unplaced_and_the_budget_closes() -> None:
+def test_land_over_the_emulators_sea_is_unplaced_and_the_budget_closes(comm) -> None:
     a, sea, far = EQUATOR, EQUATOR + 1, EQUATOR + 20
     over = overlaps({(a, 0): 1.0, (sea, 1): 1.0, (far, 2): 1.0}, 3)
     land = np.array([0.4, 0.3, 0.0])
     area = fine_land({a: 0.5, far: 0.5})
-    place = Placement.of(over, land, area, COARSE)
     state = np.array([[0.9, 0.2, 0.0], [0.1, 0.8, 0.0]])
-    base = np.zeros((2, AREA.size))
+    base = NO_BASE.copy()
     base[:, far] = [0.25, 0.75]
-    totals = place.totals(state, base)
+    found = place(comm, COARSE, over, land, area, base)
+    regridded = found.land.apply(state)
+    totals = found.totals(comm, regridded)
     assert np.allclose(totals[:, a], [0.9, 0.1], rtol=1e-15)
     assert totals[:, sea].tolist() == [0.0, 0.0]
-    assert place.filled[far] == BASE
+    assert found.filled[far] == BASE
     assert np.allclose(totals[:, far], [0.25, 0.75])
-    delivered = totals @ (place.fine_land * place.delivered)
+    delivered = totals @ (found.own_land * found.delivered)
     filled = totals[:, far] * area[far]
-    budget = Budget.of(place, state, land, totals, delivered, filled)
+    host = state * (found.host_area * land)
+    budget = Budget.of(comm, found, host, regridded, totals, delivered[:, None], filled[:, None])
     assert np.allclose(budget.unplaced, state[:, 1] * 0.3 * AREA[sea], rtol=1e-13)
     assert np.allclose(budget.coast_gap, state[:, 0] * (0.4 - 0.5) * AREA[a], rtol=1e-12)
+    assert budget.unplaced_cells == 1
     assert budget.closure < 1e-15
 
 
-def test_fine_land_without_a_state_takes_the_nearest_within_reach() -> None:
+def test_fine_land_without_a_state_takes_the_nearest_within_reach(comm) -> None:
     grid = RegularGrid(180, 360)
     area = np.repeat(grid.area_rows, grid.nlon)
     here, near, far = 90 * 360 + 10, 90 * 360 + 12, 90 * 360 + 14
     over = Overlap.from_triplets([here, near, far], [0, 1, 2], area[[here, near, far]], area.size, 3)
     fine = np.zeros(area.size)
     fine[[here, near, far]] = 0.5 * area[[here, near, far]]
-    place = Placement.of(over, np.array([1.0, 0.0, 0.0]), fine, grid)
+    base = np.zeros((2, area.size))
+    base[1] = 1.0
+    found = place(comm, grid, over, np.array([1.0, 0.0, 0.0]), fine, base)
     # two degrees on the equator are 222 km, four are 445 km
-    assert place.filled[[here, near, far]].tolist() == [OWN, NEAREST, BASE]
-    assert place.source[near] == here
+    assert found.filled[[here, near, far]].tolist() == [OWN, NEAREST, BASE]
+    totals = found.totals(comm, found.land.apply(np.array([[0.3, 0, 0], [0.7, 0, 0]])))
+    assert np.allclose(totals[:, [here, near, far]], [[0.3, 0.3, 0.0], [0.7, 0.7, 1.0]], rtol=1e-15)
 
 
 def test_nearest_breaks_ties_to_the_lowest_id_and_wraps() -> None:
@@ -97,7 +129,9 @@ def test_brute_force_nearest_agrees() -> None:
     assert 0 < (found >= 0).sum() < needy.size
 
 
-def test_global_coverage_is_demanded_where_asked() -> None:
+def test_global_coverage_is_demanded_where_asked(comm) -> None:
     over = overlaps({(c, 0): 1.0 for c in range(AREA.size - 1)}, 1)
     with pytest.raises(GridError, match=r"leave 1 of 648 coarse cells open, the first at 85\.00 N 175\.00 E"):
-        Placement.of(over, np.array([1.0]), np.zeros(AREA.size), COARSE, "global")
+        check_coverage(comm, COARSE, np.arange(AREA.size), over)
+    over = overlaps({(c, 0): 1.0 for c in range(AREA.size)}, 1)
+    check_coverage(comm, COARSE, np.arange(AREA.size), over)
