@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import numpy as np
-from scipy.spatial import SphericalVoronoi
+from scipy.spatial import ConvexHull, SphericalVoronoi
 
 from ai4land_coupler.grids import EARTH_RADIUS, HostGrid
 from ai4land_coupler.regrid import Patch, is_rectangle, make_engine
@@ -107,13 +107,39 @@ def shuffled(grid, seed=0):
 
 def voronoi(n, seed=0):
     """Voronoi cells of n random points on the sphere: convex, three to a dozen corners, padded by the last one."""
-    points = np.random.default_rng(seed).normal(size=(n, 3))
+    return _voronoi(np.random.default_rng(seed).normal(size=(n, 3)))
+
+
+def hexagons(n):
+    """The 10 n^2 + 2 Voronoi cells of an icosahedron with edges cut in n: twelve pentagons, else hexagons."""
+    golden = (1 + np.sqrt(5)) / 2
+    base = np.array([[a, b * golden, 0.0] for a in (-1, 1) for b in (-1, 1)])
+    corners = np.concatenate([np.roll(base, turn, axis=1) for turn in range(3)])
+    weight = np.array([[i, j, n - i - j] for i in range(n + 1) for j in range(n + 1 - i)]) / n
+    points = (weight @ corners[ConvexHull(corners).simplices]).reshape(-1, 3)
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    _, first = np.unique(np.round(points, 9) + 0.0, axis=0, return_index=True)
+    return _voronoi(points[np.sort(first)])
+
+
+def _voronoi(points):
     cells = SphericalVoronoi(points / np.linalg.norm(points, axis=1, keepdims=True))
     cells.sort_vertices_of_regions()
     nvertex = max(map(len, cells.regions))
     corner = np.array([region + [region[-1]] * (nvertex - len(region)) for region in cells.regions])
     x, y, z = np.moveaxis(cells.vertices[corner], -1, 0)
     return host(np.degrees(np.arctan2(y, x)), np.degrees(np.arctan2(z, np.hypot(x, y))))
+
+
+def capped(n):
+    """Rings of n quadrilaterals, 20 degrees high, and a polygon of n corners round each pole."""
+    lon = np.arange(n) * 360.0 / n + 7.0
+    rings = lattice(np.arange(-80.0, 81.0, 20.0), np.append(lon, lon[0] + 360.0))
+    pad = ((0, 0), (0, n - 4))
+    return host(
+        np.concatenate([[lon, lon], np.pad(rings.vertex_lon, pad, "edge")]),
+        np.concatenate([np.repeat([[-80.0], [80.0]], n, 1), np.pad(rings.vertex_lat, pad, "edge")]),
+    )
 
 
 def octants():
