@@ -3,6 +3,7 @@
 import functools
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,15 @@ from ai4land_coupler.errors import CouplerError
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help=__doc__.splitlines()[0], pretty_exceptions_enable=False
 )
+
+
+class EngineName(StrEnum):
+    """Engines that make weights."""
+
+    auto = "auto"
+    esmf = "esmf"
+    yac = "yac"
+    latlon = "latlon"
 
 
 def ending_well(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -61,6 +71,26 @@ def run(
     from ai4land_coupler import driver
 
     driver.run(config, states, restart_from, restart_to, first, last)
+
+
+@app.command()
+@ending_well
+def weights(
+    source: Annotated[str, typer.Option(help="Grid file, FILE:NAME, latlon:STEP or emulator:NAME (its coarse grid).")],
+    target: Annotated[str, typer.Option(help="The same; emulator:NAME for a file that regrid.file reads.")],
+    output: Annotated[Path, typer.Option(help="Weight file (netCDF in ESMF's names).")],
+    engine: Annotated[EngineName, typer.Option(help="As regrid.engine.")] = EngineName.auto,
+    collective: Annotated[bool, typer.Option("--collective", help="One ESMF over all ranks, to compare.")] = False,
+) -> None:
+    """Make conservative weights between two grids."""
+    from ai4land_coupler import weights as making
+
+    if collective and engine is not EngineName.esmf:
+        raise typer.BadParameter("--collective needs --engine esmf")
+    if collective:
+        making.make_collective(source, target, output)
+    else:
+        making.make(source, target, engine.value, output)
 
 
 @app.command()
