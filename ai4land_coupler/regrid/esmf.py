@@ -209,9 +209,8 @@ def _shares(running: _Running, source: Polygons, target: Polygons, comm: Any = N
 
         try:
             mesh = [_mesh(esmpy, kept, cells, comm) for cells in (source, target)]
-            on_source, on_target, fraction = (
-                kept(esmpy.Field(on, meshloc=esmpy.MeshLoc.ELEMENT)) for on in (*mesh, mesh[1])
-            )
+            # each Field costs memory that ESMF never gives back, so the target's takes the fraction too
+            on_source, on_target = (kept(esmpy.Field(on, meshloc=esmpy.MeshLoc.ELEMENT)) for on in mesh)
             regrid = kept(
                 esmpy.Regrid(
                     on_source,
@@ -222,11 +221,11 @@ def _shares(running: _Running, source: Polygons, target: Polygons, comm: Any = N
                     unmapped_action=esmpy.UnmappedAction.IGNORE,
                     ignore_degenerate=True,
                     factors=True,
-                    dst_frac_field=fraction,
+                    dst_frac_field=on_target,
                 )
             )
             weight, index = regrid.get_factors(deep_copy=True)
-            covered = np.array(fraction.data)
+            covered = np.array(on_target.data)
         except Exception as reason:
             raise RegridError(
                 f"ESMF {running.version} failed on {source.count.size} source and {target.count.size} target cells: "

@@ -130,7 +130,7 @@ def _no_makefile() -> Problem:
     if given is None:
         return Problem(
             f"there is no esmf.mk: ESMFMKFILE is not set and {default} is not there",
-            "conda install -c conda-forge esmpy brings one; for an ESMF of another source set ESMFMKFILE to its esmf.mk",
+            "conda install -c conda-forge esmpy brings one; for another ESMF set ESMFMKFILE to its esmf.mk",
         )
     mend = f"unset ESMFMKFILE: {default} is there" if default.is_file() else "set it to the esmf.mk of this ESMF"
     return Problem(f"ESMFMKFILE is stale: {given} is not there", mend)
