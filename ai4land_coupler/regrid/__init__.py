@@ -61,9 +61,8 @@ def _choose(options: RegridOptions, odd: int | None, lacks_esmf: str | None) -> 
         from ai4land_coupler.regrid.fileengine import FileEngine
 
         polygons, why = _by_shape(odd, lacks_esmf)
-        return FileEngine(
-            Path(options.file), polygons
-        ), f"regrid.file is given; what it lacks by {polygons.name}: {why}"
+        why = f"regrid.file is given; what it lacks by {polygons.name}: {why}"
+        return FileEngine(Path(options.file), polygons), why
     if wanted == "auto":
         return _by_shape(odd, lacks_esmf)
     if wanted == "latlon":
