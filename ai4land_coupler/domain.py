@@ -36,9 +36,11 @@ class TileSums:
     @classmethod
     def of(cls, overlap: Overlap) -> "TileSums":
         """From overlaps of the tile's cells (rows) with host cells (columns)."""
-        order = np.argsort(overlap.col, kind="stable")
-        hosts, starts = np.unique(overlap.col[order], return_index=True)
-        return cls(hosts, overlap.row[order], overlap.area[order], starts)
+        narrow = np.uint16 if overlap.n_col <= 1 << 16 else np.int64  # numpy sorts 16 bits by radix
+        order = np.argsort(overlap.col.astype(narrow), kind="stable")
+        col = overlap.col[order]
+        starts = np.flatnonzero(np.diff(col, prepend=-1))
+        return cls(col[starts], overlap.row[order], overlap.area[order], starts)
 
     def __call__(self, fractions: Float) -> Float:
         """Add fractions times overlap area, m2, in order of cell."""
@@ -183,7 +185,7 @@ def _joined(made: Sequence[Overlap], patches: Sequence[Patch], members: Sequence
 
 
 def _to_host(engine: Engine, emulator: Emulator, cells: TileCells, hosts: HostGrid, members: Index) -> TileSums:
-    order = np.argsort(cells.cells)
+    order = cells.ascending
     overlap = engine.fine(emulator.fine, Patch(cells.cells[order], hosts))
     sums = TileSums.of(overlap)
     return TileSums(members[sums.hosts], order[sums.cell], sums.area, sums.starts)

@@ -1,5 +1,6 @@
 """Which tiles the host's cells may touch, and which rank works on each and on the coarse cells in it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,20 +89,24 @@ def _plot(
     windows = [coarse_around(tile, coarse, ratio, emulator.halo) for tile in own]
     empty = np.empty(0, dtype=np.int64)
     cells = np.concatenate([empty, *(coarse_around(tile, coarse, ratio, 0).ravel() for tile in own)])
-    met = np.unique(np.concatenate([empty, *(w.ravel() for w in windows)]))
-    around = np.setdiff1d(met[met >= 0], cells)
+    met = np.zeros(coarse.size, dtype=bool)
+    for window in windows:
+        met[window[window >= 0]] = True
+    met[cells] = False
 
     def owner_of(coarse_cells: Index) -> Index:
         row, column = np.divmod(coarse_cells, coarse.nlon)
         return owner[row // side * grid.nlon + column // side]
 
-    plot = Plot(cells, np.repeat([tile.index for tile in own], side**2).astype(np.int64), around, owner_of)
-    return plot, tuple(_position(plot.known, window) for window in windows)
+    plot = Plot(cells, np.repeat([tile.index for tile in own], side**2).astype(np.int64), np.flatnonzero(met), owner_of)
+    return plot, tuple(_positions(plot.known, windows))
 
 
-def _position(known: Index, window: Index) -> Index:
-    """Where the cells of a window stand in a list that holds them all, -1 for -1."""
+def _positions(known: Index, windows: list[Index]) -> Iterator[Index]:
+    """Where the cells of each window stand in a list that holds them all, -1 for -1."""
     sorter = np.argsort(known)
-    at = np.full(window.shape, -1, dtype=np.int64)
-    at[window >= 0] = sorter[np.searchsorted(known, window[window >= 0], sorter=sorter)]
-    return at
+    ranked = known[sorter]
+    for window in windows:
+        at = np.full(window.shape, -1, dtype=np.int64)
+        at[window >= 0] = sorter[np.searchsorted(ranked, window[window >= 0])]
+        yield at

@@ -74,7 +74,7 @@ class Placement:
         everywhere = np.zeros(coarse.size, dtype=bool)
         everywhere[plot.cells[state]] = True
         source[needy] = nearest(coarse, np.flatnonzero(comm.any(everywhere)), plot.cells[needy])
-        origin, fetch = _origins(comm, plot, source)
+        origin, fetch = _origins(comm, plot, source, coarse.size)
         filled = np.where(source < 0, BASE, np.where(state, OWN, NEAREST)).astype(np.uint8)
         return cls(plot.cells, land, host_area, delivered, filled, fine_land, base, origin, fetch)
 
@@ -190,21 +190,21 @@ def _on_land(
     return Overlap(overlap.row[keep], overlap.col[keep], scaled[keep], overlap.n_row, overlap.n_col), whole
 
 
-def _origins(comm: Communicator, plot: Plot, source: Index) -> tuple[Index, Route]:
+def _origins(comm: Communicator, plot: Plot, source: Index, n_coarse: int) -> tuple[Index, Route]:
     """Where each known cell finds its state, given the coarse cell (or -1) each of this rank's takes it from."""
     owner = plot.owner_of(plot.around)
     made = np.flatnonzero(owner >= 0)
     around = np.full(plot.around.size, -1, dtype=np.int64)
     around[made] = Route.pull(comm, plot.around[made], owner[made], plot.cells)(comm, source)
     sources = np.concatenate([source, around])
-    foreign = np.setdiff1d(sources[sources >= 0], plot.cells)
+    at = np.full(n_coarse, -1, dtype=np.int64)
+    at[sources[sources >= 0]] = plot.cells.size
+    at[plot.cells] = -1
+    foreign = np.flatnonzero(at >= 0)
     fetch = Route.pull(comm, foreign, plot.owner_of(foreign), plot.cells)
-    there = np.concatenate([plot.cells, foreign])
-    sorter = np.argsort(there)
-    origin = np.full(sources.size, -1, dtype=np.int64)
-    used = sources >= 0
-    origin[used] = sorter[np.searchsorted(there, sources[used], sorter=sorter)]
-    return origin, fetch
+    at[plot.cells] = np.arange(plot.cells.size)
+    at[foreign] = plot.cells.size + np.arange(foreign.size)
+    return np.where(sources >= 0, at[sources], -1), fetch
 
 
 def nearest(grid: RegularGrid, states: NDArray[np.int64], needy: NDArray[np.int64]) -> NDArray[np.int64]:

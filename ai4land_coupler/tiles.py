@@ -78,7 +78,8 @@ class TileCells:
         side = tile.size // ratio
         block, inner = np.nonzero(to_blocks(delivered, ratio))
         row, col = block // side * ratio + inner // ratio, block % side * ratio + inner % ratio
-        used, position = np.unique(block, return_inverse=True)
+        new = np.diff(block, prepend=-1) != 0
+        used, position = block[new], np.cumsum(new) - 1
         coarse = (tile.row0 // ratio + used // side) * (fine.nlon // ratio) + tile.col0 // ratio + used % side
         cells = (tile.row0 + row) * fine.nlon + tile.col0 + col
         return cls(tile, ratio, cells, row * tile.size + col, coarse, used, position * ratio**2 + inner)
@@ -92,6 +93,13 @@ class TileCells:
     def coarse_of_cell(self) -> NDArray[np.int64]:
         """Position in `coarse` of the coarse cell each delivered cell lies in, (n,)."""
         return self.slot // self.ratio**2
+
+    @property
+    def ascending(self) -> NDArray[np.int64]:
+        """Positions of the cells in ascending order of `cells`, (n,)."""
+        at = np.full(self.tile.size**2, -1, dtype=np.int64)
+        at[self.inside] = np.arange(self.inside.size)
+        return at[at >= 0]
 
     def block(self, values: NDArray) -> NDArray:
         """Cell values (..., n) as (m, ..., ratio^2) coarse cell by coarse cell, 0 where no cell is delivered."""
