@@ -176,7 +176,9 @@ def _candidates(
         and (file.text(v, "standard_name") == standard_name or file.text(v, "units") in units or v.lower() in known)
         and (not variable or set(file.dims(v)) <= set(file.dims(variable)))
     ]  # fmt: skip
-    return sorted(fits, key=lambda v: (v not in named, v.lower() not in known, not _bounds_of(file, v)))
+    return sorted(
+        fits, key=lambda v: (v not in named, v.lower() not in known, not (file.text(v, "bounds") or _by_habit(file, v)))
+    )
 
 
 def _longitude_first(file: NcReader, lat: str, lon: str, variable: str) -> bool:
@@ -189,9 +191,15 @@ def _longitude_first(file: NcReader, lat: str, lon: str, variable: str) -> bool:
 
 
 def _bounds_of(file: NcReader, name: str) -> str:
-    tried = (file.text(name, "bounds"), f"{name}_bnds", f"{name}_bounds", f"{name}_vertices", f"bounds_{name}")
-    if tried[0] and tried[0] not in file:
-        raise file.error(f"variable {tried[0]!r} is missing: {name!r} names it as its bounds")
+    """The variable with the edges of the cells, empty where there is none; an error where the one named is missing."""
+    named = file.text(name, "bounds")
+    if named:
+        return file.need(named, f"{name!r} names it as its bounds")
+    return _by_habit(file, name)
+
+
+def _by_habit(file: NcReader, name: str) -> str:
+    tried = (f"{name}_bnds", f"{name}_bounds", f"{name}_vertices", f"bounds_{name}")
     return next((v for v in tried if v in file), "")
 
 

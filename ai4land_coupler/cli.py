@@ -61,16 +61,20 @@ def main(
 @ending_well
 def run(
     config: Annotated[Path, typer.Argument(help="Configuration (YAML).")],
-    states: Annotated[Path, typer.Argument(help="netCDF of coarse states: a variable a class on time, lat, lon.")],
+    states: Annotated[Path, typer.Argument(help="netCDF of coarse states: a variable a class on time, cells...")],
     first: Annotated[int | None, typer.Option(help="First year; the file's first where left out.")] = None,
     last: Annotated[int | None, typer.Option(help="Last year; the file's last where left out.")] = None,
     restart_from: Annotated[Path | None, typer.Option(help="Restart to go on from.")] = None,
     restart_to: Annotated[Path | None, typer.Option(help="Restart to write at the end.")] = None,
+    grid: Annotated[
+        str | None,
+        typer.Option(help="Grid of the states' cells: a file, FILE:NAME or latlon:STEP; theirs if left out."),
+    ] = None,
 ) -> None:
     """Drive the plugin with a file of coarse states instead of a host; under mpirun too."""
     from ai4land_coupler import driver
 
-    driver.run(config, states, restart_from, restart_to, first, last)
+    driver.run(config, states, restart_from, restart_to, first, last, grid)
 
 
 @app.command()

@@ -113,7 +113,7 @@ def _land(file: NcReader, cells: Cells) -> tuple[NDArray[np.float64], str]:
     n = cells.lon.shape[0]
     for name in LAND_NAMES:
         if name in file and file.shape(name) == cells.shape:
-            return fraction(file, name).reshape(-1), name
+            return as_fraction(file, name, file.numbers(name)).reshape(-1), name
     if cells.active is None:
         return np.ones(n), ""
     name, active = cells.active
@@ -122,7 +122,7 @@ def _land(file: NcReader, cells: Cells) -> tuple[NDArray[np.float64], str]:
     return active.reshape(-1).astype(np.float64), name
 
 
-def fraction(file: NcReader, name: str, at: object = ...) -> NDArray[np.float64]:
-    """A land fraction as 0..1, from percent too; 0 where missing."""
+def as_fraction(file: NcReader, name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A land fraction as 0..1 where the variable is in percent too; 0 where missing."""
     percent = file.text(name, "units") in ("%", "percent")
-    return np.clip(np.nan_to_num(file.numbers(name, at) / (100.0 if percent else 1.0)), 0.0, 1.0)
+    return np.clip(np.nan_to_num(values / (100.0 if percent else 1.0)), 0.0, 1.0)

@@ -55,12 +55,14 @@ def test_the_file_is_read_as_it_is_meant(files: tuple[Path, np.ndarray]) -> None
     folder, land = files
     states = CoarseStates.open(folder / "states.nc", LEGEND, "cell")
     assert states.years == YEARS
-    assert np.allclose(states.land_fraction, land, atol=1e-6)
-    assert (states.land_fraction[land == 0] == 0).all()
-    grid = states.grid(slice(0, 1))
-    assert grid.vertex_lat.max() == 90.0
-    assert grid.cell_id[:2].tolist() == [1, 2]
-    assert states.grid(slice(17, 18)).vertex_lat.min() == -90.0
+    assert states.shape == land.shape
+    assert np.allclose(states.grid.land_fraction, land.ravel(), atol=1e-6)
+    assert (states.grid.land_fraction[land.ravel() == 0] == 0).all()
+    assert states.grid.vertex_lat[:36].max() == 90.0
+    assert states.grid.vertex_lat[-36:].min() == -90.0
+    second = CoarseStates.open(folder / "states.nc", LEGEND, "cell", rank=1, size=3)
+    assert second.grid.cell_id.tolist() == list(range(217, 433))
+    assert np.array_equal(second.read(2014)["forest"], states.read(2014)["forest"][216:432])
     with pytest.raises(BadInputError, match="'woods'"):
         CoarseStates.open(folder / "states.nc", ("woods",), "cell")
 
