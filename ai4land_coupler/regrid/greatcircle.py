@@ -1,6 +1,5 @@
 """Overlaps of polygons with great-circle edges, whichever library makes them."""
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +18,6 @@ from ai4land_coupler.regrid.polygons import Polygons
 Float = NDArray[np.float64]
 Index = NDArray[np.int64]
 
-_LOG = logging.getLogger("ai4land_coupler")
 _R2 = EARTH_RADIUS**2
 _WHOLE = 1e-9
 _SLIVER = 1e-10

@@ -80,12 +80,12 @@ class Polygons:
     @cached_property
     def supporting(self) -> NDArray[np.bool_]:
         """Edges (n, nvertex) whose great circle has no corner outside."""
-        return (np.einsum("nvi,nki->nvk", self.normals, self.xyz) > -1e-12).all(2)
+        return np.asarray(np.einsum("nvi,nki->nvk", self.normals, self.xyz).min(2) > -1e-12)
 
     @cached_property
     def convex(self) -> NDArray[np.bool_]:
         """Cells with no corner outside the great circle of any edge."""
-        return self.supporting.all(1)
+        return np.asarray(self.supporting.all(1))
 
     @cached_property
     def caps(self) -> tuple[Float, Float]:

@@ -1,6 +1,7 @@
 """What is refused as a host cell, and which host cells overlap."""
 
 import time
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from ai4land_coupler.errors import GridError
 from ai4land_coupler.grids import HostGrid
 from ai4land_coupler.regrid import yac
 from ai4land_coupler.regrid.clip import shared_area
-from ai4land_coupler.regrid.geometry import OVERLAP_TOLERANCE, overlaps, refuse_overlaps
+from ai4land_coupler.regrid.geometry import OVERLAP_TOLERANCE, crossed, overlaps, refuse_overlaps
 from ai4land_coupler.regrid.polygons import Polygons
 
 CHECK = yac.engine().check
@@ -78,6 +79,20 @@ def test_cells_of_any_sound_shape_are_accepted():
         CHECK(grid)
         CHECK(shuffled(grid, 3))
     CHECK(host(np.zeros((0, 4)), np.zeros((0, 4))))
+
+
+@pytest.mark.parametrize("latitude", [0.0, 50.0, 90.0])
+def test_only_the_order_around_a_convex_cell_does_not_cross(latitude):
+    """Of the 720 orders of a hexagon's corners the 12 that go round it, six starts in two senses."""
+    angle = np.radians(np.arange(6) * 60.0 + 10)
+    middle, east, north = np.radians(latitude), 0.1 * np.cos(angle), 0.1 * np.sin(angle)
+    x, z = np.cos(middle) - np.sin(middle) * north, np.sin(middle) + np.cos(middle) * north
+    lon, lat = np.degrees(np.arctan2(east, x)), np.degrees(np.arctan2(z, np.hypot(x, east)))
+    orders = np.array(list(permutations(range(6))))
+    steps = np.diff(orders, axis=1, append=orders[:, :1]) % 6
+    round_it = (steps == 1).all(1) | (steps == 5).all(1)
+    assert round_it.sum() == 12
+    assert np.array_equal(crossed(Polygons.of(lon[orders], lat[orders])), ~round_it)
 
 
 def test_corners_that_rounding_has_swapped_are_accepted():
