@@ -92,7 +92,7 @@ def collective_overlap(comm: Any, source: HostGrid, target: HostGrid) -> Overlap
     area = found.share * cells[1].area[found.row] * EARTH_RADIUS**2
     rows = target.cell_id[found.row]
     (columns, column_ids), (_, row_ids) = ids
-    parts = [comm.gather_concatenated(part) for part in (rows, columns[found.col], area)]
+    parts = [_everyones(comm, part) for part in (rows, columns[found.col], area)]
     row, col = np.searchsorted(row_ids, parts[0]), np.searchsorted(column_ids, parts[1])
     return Overlap.from_triplets(row, col, parts[2], row_ids.size, column_ids.size)
 
@@ -264,7 +264,7 @@ def _ids(first: int, n: int) -> NDArray[np.int32]:
 
 def _first(comm: Any, n: int) -> int:
     """How many things the lower ranks have, of which this one has n."""
-    return int(comm.gather_concatenated(np.array([n], dtype=np.int64))[: comm.rank].sum()) if comm else 0
+    return int(_everyones(comm, np.array([n]))[: comm.rank].sum()) if comm else 0
 
 
 def _summed(row: NDArray[np.int64], col: NDArray[np.int64], share: NDArray[np.float64]) -> Shares:
@@ -284,9 +284,14 @@ def _checked(grid: HostGrid) -> Polygons:
     return Polygons.of(grid.vertex_lon, grid.vertex_lat)
 
 
+def _everyones(comm: Any, rows: NDArray[Any]) -> NDArray[Any]:
+    """The ranks' rows one after the other, on every rank."""
+    return comm.bcast(comm.gather(rows))  # type: ignore[no-any-return]
+
+
 def _all_ids(comm: Any, grid: HostGrid, what: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The ids of all ranks' cells in order of rank, and sorted."""
-    ids = comm.gather_concatenated(grid.cell_id)
+    ids = _everyones(comm, grid.cell_id)
     ordered = np.sort(ids)
     twice = ordered[1:][np.diff(ordered) == 0]
     if twice.size:
