@@ -16,6 +16,7 @@ from ai4land_coupler.grids import HostGrid, refuse_radians
 from ai4land_coupler.layout import Layout
 from ai4land_coupler.placement import BASE, Placement, check_coverage
 from ai4land_coupler.regrid import Engine, Overlap, Patch, esmf_wanted, is_rectangle, make_engine
+from ai4land_coupler.regrid.cache import CachedEngine
 from ai4land_coupler.tiles import Tile, TileCells, TileWork
 
 log = logging.getLogger(__package__)
@@ -77,7 +78,7 @@ class Domain:
         refuse_radians(cells, largest)
         engine = agree_engine(comm, config, host)
         comm.together(lambda: engine.check(host))
-        layout = Layout.build(comm, emulator, engine.bounds(host))
+        layout = Layout.build(comm, emulator, engine.bounds(host, emulator.coarse))
         hosts = HostExchange.build(comm, host, *layout.sending)
         patches, members = _patches(engine, layout, hosts.reaching)
         made = comm.together(lambda: engine.coarse(emulator.coarse, patches))
@@ -164,7 +165,7 @@ def base_state(emulator: Emulator, cells: Index) -> tuple[Float, Float]:
 
 def _patches(engine: Engine, layout: Layout, reaching: HostGrid) -> tuple[list[Patch], list[Index]]:
     """For each of this rank's tiles its coarse cells and the host cells that may reach it, and which those are."""
-    tile, cell = engine.bounds(reaching).touched(layout.grid)
+    tile, cell = engine.bounds(reaching, layout.emulator.coarse).touched(layout.grid)
     order = np.argsort(tile, kind="stable")
     tile, cell = tile[order], cell[order]
     members = [
@@ -207,6 +208,8 @@ def _refuse_lost(engine: Engine, host: HostGrid, placed: Float) -> None:
 
 
 def _say(comm: Communicator, engine: Engine, cells: int, emulator: Emulator, tiles: Sequence[Tile]) -> None:
+    if isinstance(engine, CachedEngine):
+        engine.report()
     if comm.rank == 0:
         log.info(
             "host grid: %d cells on %d ranks, regrid by %s, %d tiles of %d cells",

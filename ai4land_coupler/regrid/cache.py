@@ -66,9 +66,9 @@ class CachedEngine:
         """As the engine within."""
         return self._engine.area(hosts)
 
-    def bounds(self, hosts: HostGrid) -> Bounds:
+    def bounds(self, hosts: HostGrid, grid: RegularGrid) -> Bounds:
         """As the engine within."""
-        return self._engine.bounds(hosts)
+        return self._engine.bounds(hosts, grid)
 
     def between(self, source: HostGrid, target: HostGrid) -> Overlap:
         """As the engine within, never from the cache."""

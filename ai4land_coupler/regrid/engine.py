@@ -53,8 +53,8 @@ class Engine(Protocol):
     def area_tolerance(self) -> float:
         """Share of a cell's `area` by which the overlaps of a whole cell may differ from it."""
 
-    def bounds(self, hosts: HostGrid) -> Bounds:
-        """Boxes around the cells; only cells whose boxes touch a patch are given with it."""
+    def bounds(self, hosts: HostGrid, grid: RegularGrid) -> Bounds:
+        """Boxes around the cells; those whose boxes touch a block of cells of `grid` are given with its patch."""
 
     def coarse(self, grid: RegularGrid, patches: Sequence[Patch]) -> list[Overlap]:
         """For each patch: row = position in `patch.cells`, column = position in `patch.hosts`.

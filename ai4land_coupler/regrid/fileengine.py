@@ -61,10 +61,10 @@ class FileEngine:
         """Areas of the cells' polygons, (n,), m2; those of the file may differ by AREA_TOLERANCE."""
         return self._polygons.area(hosts)
 
-    def bounds(self, hosts: HostGrid) -> Bounds:
+    def bounds(self, hosts: HostGrid, grid: RegularGrid) -> Bounds:
         """Boxes that hold the cells whether the file's edges are great circles or parallels."""
-        own = self._polygons.bounds(hosts)
-        caps = Bounds.of_polygons(Polygons.of(hosts.vertex_lon, hosts.vertex_lat))
+        own = self._polygons.bounds(hosts, grid)
+        caps = Bounds.of_polygons(Polygons.of(hosts.vertex_lon, hosts.vertex_lat), grid)
         west = np.where(own.width > caps.width, own.west, caps.west)
         return Bounds(
             np.minimum(own.south, caps.south), np.maximum(own.north, caps.north), west,

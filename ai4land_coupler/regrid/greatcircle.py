@@ -60,9 +60,9 @@ class GreatCircleEngine:
         """Areas of the spherical polygons, (n,), m2."""
         return _polygons(hosts).area * _R2
 
-    def bounds(self, hosts: HostGrid) -> Bounds:
+    def bounds(self, hosts: HostGrid, grid: RegularGrid) -> Bounds:
         """Boxes around the caps that bound the cells."""
-        return Bounds.of_polygons(_polygons(hosts))
+        return Bounds.of_polygons(_polygons(hosts), grid)
 
     def coarse(self, grid: RegularGrid, patches: Sequence[Patch]) -> list[Overlap]:
         """Great circles on both sides; all patches go to the library in one call."""

@@ -155,7 +155,7 @@ class LatLonEngine:
         _, south, north, west, width = _corners(hosts.vertex_lon, hosts.vertex_lat)
         return Rectangles(south, north, west, west + width).area()
 
-    def bounds(self, hosts: HostGrid) -> Bounds:
+    def bounds(self, hosts: HostGrid, grid: RegularGrid) -> Bounds:
         """The rectangles themselves."""
         _, south, north, west, width = _corners(hosts.vertex_lon, hosts.vertex_lat)
         return Bounds(south, north, west, width)

@@ -12,7 +12,7 @@ from regrid_hosts import boxes, cubed_sphere, host, voronoi
 from ai4land_coupler.comm import MPI, Communicator
 from ai4land_coupler.exchange import hash_all, sum_areas
 from ai4land_coupler.grids import RegularGrid
-from ai4land_coupler.regrid.bounds import Bounds
+from ai4land_coupler.regrid.bounds import Bounds, bulge
 from ai4land_coupler.regrid.latlon import LatLonEngine
 from ai4land_coupler.regrid.polygons import Polygons
 
@@ -58,7 +58,7 @@ def test_the_hash_of_a_set_knows_its_members_and_not_their_order():
 def test_no_part_of_a_polygon_lies_outside_the_blocks_it_touches(grid):
     """Points inside each cell, made as means of its corners, fall into blocks that are listed for it."""
     blocks = RegularGrid(6, 12)
-    touched = set(zip(*(x.tolist() for x in Bounds.of_polygons(Polygons.of(grid.vertex_lon, grid.vertex_lat)).touched(blocks)), strict=True))  # fmt: skip # noqa: E501
+    touched = set(zip(*(x.tolist() for x in Bounds.of_polygons(Polygons.of(grid.vertex_lon, grid.vertex_lat), blocks).touched(blocks)), strict=True))  # fmt: skip # noqa: E501
     rng = np.random.default_rng(2)
     lon, lat = np.radians(grid.vertex_lon), np.radians(grid.vertex_lat)
     corners = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], -1)
@@ -74,10 +74,20 @@ def test_no_part_of_a_polygon_lies_outside_the_blocks_it_touches(grid):
 def test_boxes_touch_what_they_should():
     """30 degree blocks: a cell within one, one over the date line at 30 N, one of 360 degrees."""
     grid = boxes([(5, 10, 5, 10), (170, 190, 25, 35), (0, 360, 80, 90)])
-    block, cell = LatLonEngine().bounds(grid).touched(RegularGrid(6, 12))
+    blocks = RegularGrid(6, 12)
+    block, cell = LatLonEngine().bounds(grid, blocks).touched(blocks)
     assert block[cell == 0].tolist() == [3 * 12 + 6]
     assert sorted(block[cell == 1].tolist()) == [36, 47, 48, 59]
     assert sorted(block[cell == 2].tolist()) == list(range(60, 72))
     cap = host([[0.0, 90, 180, 270]], [[80.0, 80, 80, 80]])
-    block, _ = Bounds.of_polygons(Polygons.of(cap.vertex_lon, cap.vertex_lat)).touched(RegularGrid(6, 12))
+    block, _ = Bounds.of_polygons(Polygons.of(cap.vertex_lon, cap.vertex_lat), blocks).touched(blocks)
     assert sorted(block.tolist()) == list(range(60, 72))
+
+
+def test_great_circle_cells_reach_beyond_their_parallels():
+    """Between 0 and 90 E at 45 N the great circle rises to arctan(1 / cos 45) = 54.7 N, 9.7 degrees on."""
+    assert bulge(RegularGrid(4, 4)) == pytest.approx(np.degrees(np.arctan(np.sqrt(2))) - 45, rel=1e-12)
+    assert bulge(RegularGrid(360, 720)) == pytest.approx(np.degrees(np.radians(0.5) ** 2 / 16), rel=1e-4)
+    north = boxes([(40, 50, 46, 50)])
+    touched = Bounds.of_polygons(Polygons.of(north.vertex_lon, north.vertex_lat), RegularGrid(4, 4))
+    assert 2 * 4 + 2 in touched.touched(RegularGrid(4, 4))[0]

@@ -127,7 +127,7 @@ def test_tile_by_tile_the_weights_are_those_of_esmf(engine, corners, weights, nl
     grid = RegularGrid(nlat, 2 * nlat)
     hosts = host(*corners())
     key, expected, area = reference(weights, grid)
-    block, cell = made_by.bounds(hosts).touched(RegularGrid(3, 6))
+    block, cell = made_by.bounds(hosts, grid).touched(RegularGrid(3, 6))
     patches = [
         Patch(cells, hosts.take(np.unique(cell[block == number])))
         for number, cells in enumerate(tiles(grid, nlat // 3))

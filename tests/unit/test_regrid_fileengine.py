@@ -167,10 +167,10 @@ def test_bounds_hold_cells_whichever_way_the_file_took_their_edges(tmp_path, who
     """The great circle between two points 20 degrees apart at 60 north climbs to 60.376, beyond the parallel."""
     engine, wide = from_file(esmf(tmp_path / "w.nc", whole)), boxes([(-10, 10, 50, 60), (170, 190, -60, -50)])
     top = np.degrees(np.arctan(np.tan(np.radians(60)) / np.cos(np.radians(10))))
-    exact, given = LatLonEngine().bounds(wide), engine.bounds(wide)
+    exact, given = LatLonEngine().bounds(wide, COARSE), engine.bounds(wide, COARSE)
     assert exact.north[0] < 60.2 < top < given.north[0]
     assert given.south[1] < -top
-    for box in (exact, Bounds.of_polygons(Polygons.of(wide.vertex_lon, wide.vertex_lat))):
+    for box in (exact, Bounds.of_polygons(Polygons.of(wide.vertex_lon, wide.vertex_lat), COARSE)):
         assert (given.south <= box.south).all()
         assert (given.north >= box.north).all()
         assert (given.west <= box.west + 1e-9).all()

@@ -40,7 +40,9 @@ def test_cells_know_their_coarse_cell_and_go_round_the_blocks() -> None:
     row, col = cells.cells // FINE.nlon, cells.cells % FINE.nlon
     assert cells.size == delivered.sum()
     assert delivered[row - tile.row0, col - tile.col0].all()
-    assert (cells.coarse_of_cell == row // 10 * COARSE.nlon + col // 10).all()
+    assert (cells.coarse[cells.coarse_of_cell] == row // 10 * COARSE.nlon + col // 10).all()
+    assert (np.diff(cells.cells[cells.ascending]) > 0).all()
+    assert cells.ascending.size == cells.size
     assert tile.row0 // 10 * COARSE.nlon + tile.col0 // 10 not in cells.coarse
     values = rng.random((3, cells.size))
     blocks = cells.block(values)

@@ -1,15 +1,18 @@
-"""A host on a 12 degree grid whose cells are dealt as told; rank 0 writes all it gets back, in order of cell id.
+"""A host whose cells are dealt as told; rank 0 writes all it gets back, in order of cell id.
 
 usage: deal.py EMULATOR OUT.npz DEAL [--years A,B,..] [--restart-to F] [--restart-from F] [--subset]
+       [--grid GRID] [--engine ENGINE] [--cache FOLDER]
 """
 
 import argparse
+from dataclasses import replace
 
 import numpy as np
 from mpi4py import MPI
 
 from ai4land_coupler.component import Component
-from ai4land_coupler.config import Config, OutputConfig
+from ai4land_coupler.config import Config, OutputConfig, RegridConfig
+from ai4land_coupler.gridfile import read_grid
 from ai4land_coupler.grids import HostGrid
 
 NLAT, NLON = 15, 30
@@ -27,9 +30,15 @@ def cells() -> HostGrid:
     )
 
 
-def deal(how: str, rank: int, size: int) -> np.ndarray:
-    """Which cells a rank holds, in which order."""
-    n = NLAT * NLON
+def with_land(spec: str) -> HostGrid:
+    """A grid by name, as `ai4land run --grid` takes it, with a made-up land fraction."""
+    grid = read_grid(spec).grid
+    lon, lat = grid.centre
+    return replace(grid, land_fraction=np.clip(0.6 + 0.5 * np.sin(lon / 20) * np.cos(lat / 15), 0, 1))
+
+
+def deal(how: str, rank: int, size: int, n: int = NLAT * NLON) -> np.ndarray:
+    """Which of n cells a rank holds, in which order."""
     if how == "bands":
         return np.arange(n * rank // size, n * (rank + 1) // size)
     if how == "random":
@@ -57,6 +66,9 @@ def main() -> None:
     parser.add_argument("--restart-to")
     parser.add_argument("--restart-from")
     parser.add_argument("--output")
+    parser.add_argument("--grid", help="a grid file, or a 12 degree grid")
+    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--cache")
     parser.add_argument("--subset", action="store_true", help="leave out world rank 0")
     args = parser.parse_args()
     world = MPI.COMM_WORLD
@@ -67,13 +79,12 @@ def main() -> None:
 
 
 def host(args: argparse.Namespace, comm: MPI.Comm) -> None:
-    everyone = cells()
-    mine = deal(args.deal, comm.rank, comm.size)
-    grid = HostGrid(
-        everyone.cell_id[mine], everyone.vertex_lon[mine], everyone.vertex_lat[mine], everyone.land_fraction[mine]
-    )
+    everyone = with_land(args.grid) if args.grid else cells()
+    mine = deal(args.deal, comm.rank, comm.size, everyone.size)
+    grid = everyone.take(mine)
+    regrid = RegridConfig(engine=args.engine, cache=args.cache)
     output = OutputConfig(folder=args.output, fractions="all") if args.output else None
-    with Component.init(Config(emulator=args.emulator, output=output), comm) as land:
+    with Component.init(Config(emulator=args.emulator, regrid=regrid, output=output), comm) as land:
         land.set_grid(grid)
         if args.restart_from:
             land.read_restart(args.restart_from)
