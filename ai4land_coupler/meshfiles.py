@@ -53,7 +53,7 @@ def esmf_mesh(file: NcReader, name: str) -> Cells:
     table = file.numbers(conn)
     if table.ndim == 1:
         table = _ragged(file, conn, table, count)
-    start = int(file.attribute(conn, "start_index", 1))
+    start = _start(file, conn, 1)
     ring = _rings(file, conn, table, start, lon.size, count)
     return Cells(lon[ring], lat[ring], _shape(file, "origGridDims", len(ring)), nodes, _mask(file, "elementMask"))
 
@@ -85,7 +85,7 @@ def ugrid(file: NcReader, name: str) -> Cells:
         raise file.error(f"{conn!r} needs two dimensions, faces and their corners, got {file.dims(conn)}")
     if _faces_last(file, picked, conn):
         table = table.T
-    ring = _rings(file, conn, table, int(file.attribute(conn, "start_index", 0)), lon.size)
+    ring = _rings(file, conn, table, _start(file, conn, 0), lon.size)
     return Cells(lon[ring], lat[ring], (len(ring),), f"{lon_name}, {lat_name}")
 
 
@@ -174,9 +174,9 @@ def _in_degrees(
             f"{lon_names[0]!r} or {lat_names[0]!r} reaches {largest:.6g} and has no units: radians are expected here; "
             "add the attribute units"
         )
-    if (unit[0] or default) == "radians":
+    if (unit[0] or unit[1] or default) == "radians":
         lon = np.degrees(lon)
-    if (unit[1] or default) == "radians":
+    if (unit[1] or unit[0] or default) == "radians":
         lat = np.degrees(lat)
         lat = np.where(np.abs(lat) <= 90 + _POLE_IN_REAL32, np.clip(lat, -90.0, 90.0), lat)
     return lon, lat
@@ -253,6 +253,14 @@ def _rings(file: NcReader, name: str, table: Float, start: int, nodes: int, coun
     packed = np.take_along_axis(node, order, 1).astype(np.int64)
     place = np.minimum(np.arange(table.shape[1]), filled[:, None] - 1)
     return np.take_along_axis(packed, place, 1)[:, : max(int(filled.max(initial=3)), 3)]
+
+
+def _start(file: NcReader, name: str, default: int) -> int:
+    """The number that a connectivity counts its nodes from."""
+    try:
+        return int(file.attribute(name, "start_index", default))
+    except (TypeError, ValueError) as reason:
+        raise file.error(f"start_index of {name!r} must be a whole number: {reason}") from reason
 
 
 def _ragged(file: NcReader, name: str, flat: Float, count: Index) -> Float:

@@ -246,7 +246,6 @@ def test_icon(tmp_path):
     assert np.allclose(Polygons.of(named.grid.vertex_lon, named.grid.vertex_lat).area, np.pi / 2)
     in_degrees = {
         "clon": (("cell",), np.zeros(8), {"units": "degrees_east"}),
-        "clat": (("cell",), np.zeros(8), {"units": "degrees_north"}),
         "clon_vertices": (two, OCTA_LON[table], {}),
         "clat_vertices": (two, OCTA_LAT[table], {}),
     }
@@ -526,35 +525,81 @@ def test_missing_parts_are_named(tmp_path):
     count = [len(face) for face in PRISM]
     whole = esmf_of(tmp_path / "m.nc", padded(PRISM, -1, 1), count)
     for lost in ("elementConn", "numElementConn", "nodeCoords"):
-        path = without(whole, lost)
+        path = edited(whole, f"{whole}-{lost}.nc", lost)
         with pytest.raises(GridError, match=f"variable '{lost}' is missing: an ESMF mesh has"):
             read_grid(path)
     whole = mpas_of(tmp_path / "p.nc", padded(PRISM, 0, 1), count)
     for lost in ("nEdgesOnCell", "lonVertex"):
         with pytest.raises(GridError, match=f"variable '{lost}' is missing: an MPAS mesh has"):
-            read_grid(without(whole, lost))
+            read_grid(edited(whole, f"{whole}-{lost}.nc", lost))
     whole = ugrid_of(tmp_path / "u.nc", padded(PRISM, -1), ("face", "most"))
     for lost, why in (("mesh_faces", "as its face_node_connectivity"), ("mesh_node_y", "in node_coordinates")):
         with pytest.raises(GridError, match=f"variable '{lost}' is missing: mesh 'mesh' names it {why}"):
-            read_grid(without(whole, lost))
+            read_grid(edited(whole, f"{whole}-{lost}.nc", lost))
     lon, lat = box_corners()
     with pytest.raises(GridError, match="variable 'grid_corner_lat' is missing"):
-        read_grid(without(scrip_of(tmp_path / "s.nc", lon, lat), "grid_corner_lat"))
+        read_grid(edited(scrip_of(tmp_path / "s.nc", lon, lat), tmp_path / "t.nc", "grid_corner_lat"))
 
 
-def without(path, lost):
-    """A copy of a file that lacks a variable."""
-    out = f"{path}-{lost}.nc"
+def every_format(folder):
+    """A small file of each format."""
+    lon, lat = box_corners()
+    count = [len(face) for face in PRISM]
+    cube = [(("nf", "y", "x"), v, {"units": "degrees"}) for v in cube_faces(2)]
+    triangles = np.array(OCTA)
+    curved = {
+        name: (("y", "x"), v.mean(1).reshape(2, 4), {"units": unit, "bounds": f"{name}_b"})
+        for name, v, unit in (("lon", lon, "degrees_east"), ("lat", lat, "degrees_north"))
+    }
+    curved |= {f"{name}_b": (("y", "x", "nv"), v.reshape(2, 4, 4), {}) for name, v in (("lon", lon), ("lat", lat))}
+    nodes = {"vlon": (("v",), np.radians(OCTA_LON), {}), "vlat": (("v",), np.radians(OCTA_LAT), {})}
+    return {
+        "scrip": scrip_of(folder / "scrip.nc", lon, lat),
+        "esmf": esmf_of(folder / "esmf.nc", padded(PRISM, -1, 1), count, notes={"start_index": 1}),
+        "ugrid": ugrid_of(folder / "ugrid.nc", padded(PRISM, -1), ("face", "most")),
+        "mpas": mpas_of(folder / "mpas.nc", padded(PRISM, 0, 1), count),
+        "icon": write(folder / "icon.nc", {"v": 6, "nv": 3, "cell": 8},
+                      nodes | {"vertex_of_cell": (("nv", "cell"), triangles.T.astype("i4") + 1, {})}),
+        "geos": write(folder / "geos.nc", {"nf": 6, "y": 3, "x": 3}, {"corner_lons": cube[0], "corner_lats": cube[1]}),
+        "oasis": oasis_of(folder / "oasis.nc"),
+        "axes": axes_of(folder / "axes.nc", [-45.0, 45.0], [-135.0, -45.0, 45.0, 135.0], [[-90, 0], [0, 90]],
+                        [[-180, -90], [-90, 0], [0, 90], [90, 180]]),
+        "curved": write(folder / "curved.nc", {"y": 2, "x": 4, "nv": 4}, curved),
+    }  # fmt: skip
+
+
+def edited(path, out, lost=None, attribute=None, shortened=None):
+    """A copy of a file without a variable, without an attribute of a variable, or with a dimension one shorter."""
     with netCDF4.Dataset(path) as source, netCDF4.Dataset(out, "w") as target:
-        target.setncatts({key: source.getncattr(key) for key in source.ncattrs()})
         for name, dim in source.dimensions.items():
-            target.createDimension(name, len(dim))
+            target.createDimension(name, len(dim) - (name == shortened))
         for name, variable in source.variables.items():
-            if name != lost:
-                copy = target.createVariable(name, variable.dtype, variable.dimensions)
-                copy.setncatts({key: variable.getncattr(key) for key in variable.ncattrs() if key != "_FillValue"})
-                copy[...] = variable[...]
-    return out
+            if name == lost:
+                continue
+            copy = target.createVariable(name, variable.dtype, variable.dimensions)
+            copy.setncatts({k: variable.getncattr(k) for k in variable.ncattrs() if (name, k) != attribute})
+            if copy.size:
+                copy[...] = variable[tuple(slice(length) for length in copy.shape)]
+    return str(out)
+
+
+def test_whatever_is_lost_the_error_is_one_of_ours(tmp_path):
+    """Every variable, attribute and last entry of a dimension taken away from a file of every format."""
+    errors = []
+    for format_name, path in every_format(tmp_path).items():
+        assert read_grid(path).grid.size in (5, 8, 24), format_name
+        with netCDF4.Dataset(path) as file:
+            edits = [{"lost": name} for name in file.variables]
+            edits += [{"attribute": (name, key)} for name, v in file.variables.items() for key in v.ncattrs()]
+            edits += [{"shortened": name} for name in file.dimensions]
+        for i, edit in enumerate(edits):
+            out = tmp_path / f"{format_name}_{i}.nc"
+            try:
+                read_grid(edited(path, out, **edit))
+            except GridError as error:
+                errors.append((str(error), out.name))
+    assert len(errors) > 40
+    assert [said for said, name in errors if name not in said] == []
 
 
 @pytest.mark.parametrize("node", [0, 7, -5])
