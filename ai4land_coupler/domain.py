@@ -12,7 +12,7 @@ from ai4land_coupler.config import RegridConfig
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import RegridError
 from ai4land_coupler.exchange import HostExchange, HostSums
-from ai4land_coupler.grids import HostGrid, refuse_radians
+from ai4land_coupler.grids import HostGrid, RegularGrid, refuse_radians
 from ai4land_coupler.layout import Layout
 from ai4land_coupler.placement import BASE, Placement, check_coverage
 from ai4land_coupler.regrid import Engine, Overlap, Patch, esmf_wanted, is_rectangle, make_engine
@@ -84,7 +84,8 @@ class Domain:
         made = comm.together(lambda: engine.coarse(emulator.coarse, patches))
         overlap = _joined(made, patches, members, hosts.reaching.size)
         if config.coverage == "global":
-            check_coverage(comm, emulator.coarse, layout.plot.cells, overlap)
+            cells, covered = layout.plot.cells, overlap.row_sum()
+            check_coverage(comm, emulator.coarse, cells, covered, engine.area(_as_hosts(emulator.coarse, cells)))
         base, fine_land = base_state(emulator, layout.plot.known)
         placement = Placement.build(comm, hosts, emulator.coarse, layout.plot, overlap, base, fine_land)
         comm.together(lambda: _refuse_lost(engine, host, placement.host_area))
@@ -190,6 +191,10 @@ def _to_host(engine: Engine, emulator: Emulator, cells: TileCells, hosts: HostGr
     overlap = engine.fine(emulator.fine, Patch(cells.cells[order], hosts))
     sums = TileSums.of(overlap)
     return TileSums(members[sums.hosts], order[sums.cell], sums.area, sums.starts)
+
+
+def _as_hosts(grid: RegularGrid, cells: Index) -> HostGrid:
+    return HostGrid(cells, *grid.corners(cells), np.ones(cells.size))
 
 
 def _refuse_lost(engine: Engine, host: HostGrid, placed: Float) -> None:

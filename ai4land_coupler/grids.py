@@ -63,6 +63,14 @@ class RegularGrid:
         band = 2 * np.cos(np.radians(self.lat)) * np.sin(np.radians(90.0 / self.nlat))
         return EARTH_RADIUS**2 * np.radians(360.0 / self.nlon) * band
 
+    def corners(self, cells: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Corners of some cells, 0-based, counterclockwise from the south-west: longitude, latitude (m, 4), degrees."""
+        row, column = np.divmod(cells, self.nlon)
+        south, north, west, east = (
+            self.lat_edges[row], self.lat_edges[row + 1], self.lon_edges[column], self.lon_edges[column + 1]
+        )  # fmt: skip
+        return np.stack([west, east, east, west], axis=1), np.stack([south, south, north, north], axis=1)
+
     def ratio_to(self, fine: "RegularGrid") -> int:
         """How many cells of `fine` lie along one edge of a cell of this grid; an error where they do not nest."""
         ratio = fine.nlat // self.nlat

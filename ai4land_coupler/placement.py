@@ -114,10 +114,14 @@ class Plot:
         return np.concatenate([self.cells, self.around])
 
 
-def check_coverage(comm: Communicator, coarse: RegularGrid, cells: Index, overlap: Overlap) -> None:
-    """GridError on every rank where host cells leave coarse cells open; cells are those any host cell comes near."""
+def check_coverage(comm: Communicator, coarse: RegularGrid, cells: Index, covered: Float, area: Float) -> None:
+    """GridError on every rank where host cells leave coarse cells open.
+
+    covered (m,): area of `cells`, those of this rank's tiles, that host cells cover; area (m,): all of it; m2, both by
+    the engine.
+    """
     closed = np.zeros(coarse.size, dtype=bool)
-    closed[cells] = overlap.row_sum() >= (1 - OPEN) * coarse.area_rows[cells // coarse.nlon]
+    closed[cells] = covered >= (1 - OPEN) * area
     gap = np.flatnonzero(~comm.any(closed))
     if gap.size:
         raise GridError(

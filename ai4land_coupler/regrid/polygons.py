@@ -45,11 +45,7 @@ class Polygons:
     @classmethod
     def of_cells(cls, grid: RegularGrid, cells: Index) -> "Polygons":
         """Cells of a regular grid, by 0-based index, as polygons."""
-        row, column = np.divmod(cells, grid.nlon)
-        south, north, west, east = (
-            grid.lat_edges[row], grid.lat_edges[row + 1], grid.lon_edges[column], grid.lon_edges[column + 1]
-        )  # fmt: skip
-        return cls.of(np.stack([west, east, east, west], 1), np.stack([south, south, north, north], 1))
+        return cls.of(*grid.corners(cells))
 
     @cached_property
     def xyz(self) -> Float:
