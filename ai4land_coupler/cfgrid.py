@@ -28,7 +28,7 @@ def read(file: NcReader, variable: str = "") -> Cells:
     shape = corner_lon.shape[:2]
     if _longitude_first(file, file.dims(lat)[0], file.dims(lon)[0], variable):
         corner_lon, corner_lat, shape = corner_lon.swapaxes(0, 1), corner_lat.swapaxes(0, 1), shape[::-1]
-    return Cells(corner_lon.reshape(-1, 4), corner_lat.reshape(-1, 4), shape, f"{lon}, {lat}")
+    return Cells(corner_lon, corner_lat, shape, f"{lon}, {lat}")
 
 
 def centres(file: NcReader, variable: str) -> tuple[Float, Float] | None:
@@ -46,7 +46,10 @@ def centres(file: NcReader, variable: str) -> tuple[Float, Float] | None:
 
 
 def rectangles(lat: Float, lon: Float) -> tuple[Float, Float]:
-    """Corners (nlat, nlon, 4) of the cells between parallels (nlat, 2) and meridians (nlon, 2), from the south-west."""
+    """Corners (nlat, nlon, 4) of the cells between parallels (nlat, 2) and meridians (nlon, 2), from the south-west.
+
+    Views that hold the edges once.
+    """
     shape = len(lat), len(lon), 4
     corner_lon = lon[None, :, [0, 1, 1, 0]]
     corner_lat = lat[:, None, [0, 0, 1, 1]]

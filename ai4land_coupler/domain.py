@@ -84,8 +84,8 @@ class Domain:
         made = comm.together(lambda: engine.coarse(emulator.coarse, patches))
         overlap = _joined(made, patches, members, hosts.reaching.size)
         if config.coverage == "global":
-            cells, covered = layout.plot.cells, overlap.row_sum()
-            check_coverage(comm, emulator.coarse, cells, covered, engine.area(_as_hosts(emulator.coarse, cells)))
+            whole = engine.area(_as_hosts(emulator.coarse, layout.plot.cells))
+            check_coverage(comm, emulator.coarse, layout.plot.cells, overlap.row_sum(), whole)
         base, fine_land = base_state(emulator, layout.plot.known)
         placement = Placement.build(comm, hosts, emulator.coarse, layout.plot, overlap, base, fine_land)
         comm.together(lambda: _refuse_lost(engine, host, placement.host_area))

@@ -23,9 +23,12 @@ LAND_NAMES = ("land_fraction", "sftlf", "landfrac", "LANDFRAC")
 """Variables that hold the land fraction of the cells."""
 
 
+WHOLE = slice(None)
+
+
 @dataclass(frozen=True, eq=False)
 class NamedGrid:
-    """A whole grid. shape: the cell dimensions in the file; `grid` has their product of cells, ids from 1.
+    """A grid, or the band of it that was asked for. shape: its cell dimensions in the file; ids count all cells from 1.
 
     land_from names the variable that land_fraction comes from, empty where it is 1 everywhere for want of one. A land
     fraction goes before a mask; a mask counts as land where the file says that a cell takes part (SCRIP grid_imask,
@@ -38,41 +41,46 @@ class NamedGrid:
     land_from: str = ""
 
 
-def read_grid(spec: str) -> NamedGrid:
+def read_grid(spec: str, band: slice = WHOLE) -> NamedGrid:
     """The grid of a file, or the global regular grid `latlon:STEP` (degrees) or `latlon:ROWSxCOLUMNS`.
 
     Files: SCRIP, ESMF mesh, UGRID, ICON, MPAS, GEOS cubed sphere, OASIS (`FILE:NAME`), CF (rectilinear, with bounds or
-    without; curvilinear or unstructured, with bounds). Raises GridError naming file, variable, cell and what it needs.
+    without; curvilinear or unstructured, with bounds). band: flat positions of the cells wanted. Raises GridError
+    naming file, variable, cell and what it needs.
     """
     if spec.startswith("latlon:"):
-        return regular(_parse_latlon(spec), spec)
+        return regular(_parse_latlon(spec), spec, band)
     path, name = Path(spec), ""
     if not path.exists() and ":" in spec:
         stem, name = spec.rsplit(":", 1)
         path = Path(stem)
-    return grid_of_file(path, name)
+    return grid_of_file(path, name, band)
 
 
-def grid_of_file(path: Path, name: str = "") -> NamedGrid:
+def grid_of_file(path: Path, name: str = "", band: slice = WHOLE) -> NamedGrid:
     """The grid of a file; `name` picks an OASIS grid, a UGRID mesh or the grid of a data variable."""
     with opened(path, GridError) as file:
         cells = _reader_of(file, name)(file, name)
         land, land_from = _land(file, cells)
     try:
-        grid = HostGrid(np.arange(1, cells.lon.shape[0] + 1), cells.lon, cells.lat, land)
+        grid = _hosts(cells, land, band)
     except GridError as error:
         what = str(error).removeprefix("host ")
         raise GridError(f"{path}: {what}; corners are read from {cells.corners}") from error
     return NamedGrid(f"{path.name}:{name}" if name else path.name, grid, cells.shape, land_from)
 
 
-def regular(grid: RegularGrid, name: str) -> NamedGrid:
+def regular(grid: RegularGrid, name: str, band: slice = WHOLE) -> NamedGrid:
     """A global regular grid as cells: west to east from 180 W, then south to north from 90 S."""
     lon, lat = cfgrid.rectangles(
         np.stack([grid.lat_edges[:-1], grid.lat_edges[1:]], 1), np.stack([grid.lon_edges[:-1], grid.lon_edges[1:]], 1)
     )
-    cells = HostGrid(np.arange(1, grid.size + 1), lon.reshape(-1, 4), lat.reshape(-1, 4), np.ones(grid.size))
-    return NamedGrid(name, cells, (grid.nlat, grid.nlon))
+    cells = Cells(lon, lat, (grid.nlat, grid.nlon), "")
+    return NamedGrid(name, _hosts(cells, np.broadcast_to(1.0, grid.size), band), cells.shape)
+
+
+def _hosts(cells: Cells, land: NDArray[np.float64], band: slice) -> HostGrid:
+    return HostGrid(np.arange(*band.indices(cells.size)) + 1, *cells.part(band), land[band])
 
 
 def _parse_latlon(spec: str) -> RegularGrid:
@@ -110,12 +118,12 @@ def _reader_of(file: NcReader, name: str) -> Callable[[NcReader, str], Cells]:
 
 def _land(file: NcReader, cells: Cells) -> tuple[NDArray[np.float64], str]:
     """Land fraction of the cells, flat, and the variable it comes from."""
-    n = cells.lon.shape[0]
+    n = cells.size
     for name in LAND_NAMES:
         if name in file and file.shape(name) == cells.shape:
             return as_fraction(file, name, file.numbers(name)).reshape(-1), name
     if cells.active is None:
-        return np.ones(n), ""
+        return np.broadcast_to(1.0, n), ""
     name, active = cells.active
     if active.size != n:
         raise file.error(f"mask {name!r} has {active.size} values for {n} cells")

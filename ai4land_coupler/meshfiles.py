@@ -3,6 +3,7 @@
 Every function takes an open file and the name asked for, and returns its cells in the order of the file.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,9 +21,9 @@ _POLE_IN_REAL32 = 1e-5
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """lon, lat (n, nvertex) float64 degrees, NaN where missing; shape: the cell dimensions; corners: where they stand.
+    """Corners lon, lat (n, nvertex) or (*shape, nvertex), float64 degrees, NaN where missing.
 
-    active: the variable of a mask and its (n,) bool, or none.
+    shape: the cell dimensions; corners: the variables they stand in; active: a mask's variable and its (n,) bool.
     """
 
     lon: Float
@@ -30,6 +31,18 @@ class Cells:
     shape: tuple[int, ...]
     corners: str
     active: tuple[str, NDArray[np.bool_]] | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of cells."""
+        return math.prod(self.lon.shape[:-1])
+
+    def part(self, band: slice) -> tuple[Float, Float]:
+        """Corners (m, nvertex) of the cells at some flat positions; the others are not laid out in memory."""
+        if self.lon.ndim == 2:
+            return self.lon[band], self.lat[band]
+        at = np.unravel_index(np.arange(*band.indices(self.size)), self.lon.shape[:-1])
+        return self.lon[at], self.lat[at]
 
 
 def scrip(file: NcReader, name: str) -> Cells:

@@ -45,10 +45,10 @@ class CoarseStates:
         with opened(path, BadInputError) as file:
             shape = _cell_shape(file, names)
             years = _years(file)
-            named = _geometry(file, names[0], shape, grid)
             n = math.prod(shape)
             band = slice(n * rank // size, n * (rank + 1) // size)
-            cells = named.grid.take(np.arange(band.start, band.stop, dtype=np.int64))
+            named = _geometry(file, names[0], shape, grid, band)
+            cells = named.grid
             if grid is not None:
                 _refuse_other_centres(file, names[0], cells, band, named.name)
             given = cells.land_fraction if named.land_from in LAND_NAMES and fraction_of == "land" else None
@@ -75,14 +75,14 @@ def _cell_shape(file: NcReader, names: Sequence[str]) -> tuple[int, ...]:
     return file.shape(names[0])[1:]
 
 
-def _geometry(file: NcReader, name: str, shape: tuple[int, ...], grid: str | None) -> NamedGrid:
-    """The whole grid that the states are on."""
+def _geometry(file: NcReader, name: str, shape: tuple[int, ...], grid: str | None, band: slice) -> NamedGrid:
+    """The band's cells of the grid that the states are on."""
     try:
-        named = read_grid(grid) if grid is not None else grid_of_file(file.path, name)
+        named = read_grid(grid, band) if grid is not None else grid_of_file(file.path, name, band)
     except GridError as error:
         hint = "" if grid is not None else "; the cells' corners can also be given as another file, with --grid"
         raise GridError(f"{error}{hint}") from error
-    if named.grid.size != math.prod(shape) or (len(named.shape) == len(shape) and named.shape != shape):
+    if math.prod(named.shape) != math.prod(shape) or (len(named.shape) == len(shape) and named.shape != shape):
         raise file.error(f"the states are on {_times(shape)} cells, the grid {named.name} has {_times(named.shape)}")
     return named
 
