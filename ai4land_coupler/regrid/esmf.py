@@ -143,7 +143,8 @@ def _loaded() -> tuple[esmfmk.MakeFile, ctypes.CDLL]:
     """The library, loaded if nothing speaks against it; local."""
     problems, path = esmfmk.preflight(), esmfmk.find()
     if problems or path is None:
-        raise RegridError("; ".join(map(str, problems)))
+        found = "; ".join(problem.found for problem in problems)
+        raise RegridError(f"{found} (mend: {problems[0].mend})")
     makefile = esmfmk.MakeFile.read(path)
     return makefile, esmfstart.load(makefile)
 

@@ -14,7 +14,7 @@ from ai4land_coupler.regrid import elf
 LIBRARY = "libesmf_fullylinked.so"
 
 _MPI = re.compile(r"libmpi(ch|_gnu\w*|_cray\w*|_intel\w*)?\.so")
-_INSTALL = "conda install -c conda-forge esmpy (esmpy is not on PyPI; from source: pip install ESMF/src/addon/esmpy)"
+_INSTALL = "conda install -c conda-forge esmpy; it is not on PyPI, from source: pip install ESMF/src/addon/esmpy"
 
 
 @dataclass(frozen=True)

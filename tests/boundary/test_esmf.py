@@ -12,7 +12,7 @@ from mpi import ROOT, mpirun
 
 from ai4land_coupler.regrid import esmfmk
 
-LACKS = "; ".join(map(str, esmfmk.preflight()))
+LACKS = "; ".join(problem.found for problem in esmfmk.preflight())
 pytestmark = pytest.mark.skipif(bool(LACKS), reason=f"ESMF cannot be used here: {LACKS}")
 
 

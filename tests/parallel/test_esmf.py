@@ -12,7 +12,7 @@ from ai4land_coupler.regrid import esmfmk
 
 PROGRAM = Path(__file__).parent / "programs" / "esmf_ranks.py"
 
-LACKS = "; ".join(map(str, esmfmk.preflight()))
+LACKS = "; ".join(problem.found for problem in esmfmk.preflight())
 pytestmark = pytest.mark.skipif(bool(LACKS), reason=f"ESMF cannot be used here: {LACKS}")
 
 
