@@ -163,6 +163,7 @@ def test_library_of_another_mpi_than_mpi4py(install, monkeypatch, tmp_path) -> N
     shared_object(package / "MPI.cpython-311.so", needs=(shared_object(tmp_path / "a.so", "libmpi.so.40"),))
     (package / "__init__.py").write_text("raise ImportError('a look must not import it')\n")
     monkeypatch.syspath_prepend(str(package.parent))
+    monkeypatch.delitem(sys.modules, "mpi4py", raising=False)
     only("another MPI", "it needs libmpich.so.12", "mpi4py is for libmpi.so.40")
     shared_object(package / "MPI.mpich.so", needs=(shared_object(tmp_path / "b.so", "libmpich.so.12"),))
     assert esmfmk.preflight() == []
