@@ -27,27 +27,29 @@ Index = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class TileSums:
-    """Sums over the delivered cells of one tile by host cell: (K, n) fractions to area-weighted sums (hosts, K)."""
+    """Sums over the delivered cells of one tile by host cell: (K, n) fractions to area-weighted sums (hosts, K).
+
+    hosts (h,): the host cells over the tile; for each overlap its fine cell, position in `hosts` and area, m2.
+    """
 
     hosts: Index
     cell: Index
+    host: Index
     area: Float
-    starts: Index
 
     @classmethod
-    def of(cls, overlap: Overlap) -> "TileSums":
-        """From overlaps of the tile's cells (rows) with host cells (columns)."""
-        narrow = np.uint16 if overlap.n_col <= 1 << 16 else np.int64  # numpy sorts 16 bits by radix
-        order = np.argsort(overlap.col.astype(narrow), kind="stable")
-        col = overlap.col[order]
-        starts = np.flatnonzero(np.diff(col, prepend=-1))
-        return cls(col[starts], overlap.row[order], overlap.area[order], starts)
+    def of(cls, overlap: Overlap, cells: Index, hosts: Index) -> "TileSums":
+        """From overlaps of fine cells (rows) with host cells (columns), and what both are counted as."""
+        met = np.bincount(overlap.col, minlength=overlap.n_col) > 0
+        return cls(hosts[met], cells[overlap.row], (np.cumsum(met) - 1)[overlap.col], overlap.area)
 
     def __call__(self, fractions: Float) -> Float:
-        """Add fractions times overlap area, m2, in order of cell."""
-        if not self.hosts.size:
-            return np.empty((0, fractions.shape[0]))
-        return np.add.reduceat(fractions[:, self.cell] * self.area, self.starts, axis=1).T
+        """Add fractions times overlap area, m2, in ascending order of fine cell."""
+        sums = [
+            np.bincount(self.host, weights=of_class[self.cell] * self.area, minlength=self.hosts.size)
+            for of_class in fractions
+        ]
+        return np.stack(sums, axis=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,14 +154,16 @@ def base_state(emulator: Emulator, cells: Index) -> tuple[Float, Float]:
     ratio, step = emulator.coarse.ratio_to(emulator.fine), 4096
     blocks = emulator.base_map().reshape(emulator.coarse.nlat, ratio, emulator.coarse.nlon, ratio)
     kinds = len(emulator.legend) + 1
-    area = np.empty((kinds, cells.size))
-    for first in range(0, cells.size, step):
-        row, column = np.divmod(cells[first : first + step], emulator.coarse.nlon)
+    area = np.zeros((kinds, cells.size))
+    on_land = np.flatnonzero((blocks > 0).any(axis=(1, 3)).ravel()[cells])
+    for first in range(0, on_land.size, step):
+        some = on_land[first : first + step]
+        row, column = np.divmod(cells[some], emulator.coarse.nlon)
         kind = np.arange(row.size)[:, None, None] * kinds + blocks[row, :, column]
         weight = emulator.fine.area_rows[row[:, None] * ratio + np.arange(ratio)]
         weight = np.broadcast_to(weight[:, :, None], kind.shape)
         sums = np.bincount(kind.ravel(), weights=weight.ravel(), minlength=row.size * kinds)
-        area[:, first : first + step] = sums.reshape(-1, kinds).T
+        area[:, some] = sums.reshape(-1, kinds).T
     land = area[1:].sum(axis=0)
     return area[1:] / np.where(land > 0, land, 1.0), land
 
@@ -188,9 +192,7 @@ def _joined(made: Sequence[Overlap], patches: Sequence[Patch], members: Sequence
 
 def _to_host(engine: Engine, emulator: Emulator, cells: TileCells, hosts: HostGrid, members: Index) -> TileSums:
     order = cells.ascending
-    overlap = engine.fine(emulator.fine, Patch(cells.cells[order], hosts))
-    sums = TileSums.of(overlap)
-    return TileSums(members[sums.hosts], order[sums.cell], sums.area, sums.starts)
+    return TileSums.of(engine.fine(emulator.fine, Patch(cells.cells[order], hosts)), order, members)
 
 
 def _as_hosts(grid: RegularGrid, cells: Index) -> HostGrid:

@@ -1,5 +1,6 @@
 """Tiles: blocks of whole coarse cells, the unit of work, and which rank runs which."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,14 +76,16 @@ class TileCells:
     @classmethod
     def of(cls, tile: Tile, delivered: NDArray[np.bool_], fine: RegularGrid, ratio: int) -> "TileCells":
         """From the mask of the delivered cells of the tile, (size, size)."""
-        side = tile.size // ratio
-        block, inner = np.nonzero(to_blocks(delivered, ratio))
-        row, col = block // side * ratio + inner // ratio, block % side * ratio + inner % ratio
-        new = np.diff(block, prepend=-1) != 0
-        used, position = block[new], np.cumsum(new) - 1
+        side, each = tile.size // ratio, ratio**2
+        blocks = to_blocks(delivered, ratio)
+        used = np.flatnonzero(blocks.any(axis=1))
+        slot = np.flatnonzero(blocks[used])
+        first = np.zeros(used.size + 1, dtype=np.int64)
+        np.cumsum(np.count_nonzero(blocks[used], axis=1), out=first[1:])
+        at = slot + np.repeat((used - np.arange(used.size)) * each, np.diff(first))
+        inside, offset = _order(tile.size, ratio, fine.nlon)
         coarse = (tile.row0 // ratio + used // side) * (fine.nlon // ratio) + tile.col0 // ratio + used % side
-        cells = (tile.row0 + row) * fine.nlon + tile.col0 + col
-        return cls(tile, ratio, cells, row * tile.size + col, coarse, used, position * ratio**2 + inner)
+        return cls(tile, ratio, tile.row0 * fine.nlon + tile.col0 + offset[at], inside[at], coarse, used, slot)
 
     @property
     def size(self) -> int:
@@ -148,6 +151,13 @@ class TileWork:
         """Totals of the coarse cells of `cells`, (m, K)."""
         row, column = np.divmod(self.cells.blocks, self.cells.tile.size // self.cells.ratio)
         return np.ascontiguousarray(self.totals[:, row + self.rim, column + self.rim].T)
+
+
+@functools.lru_cache(maxsize=4)
+def _order(size: int, ratio: int, nlon: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of the cells of a tile, coarse cell after coarse cell: index in the tile, and in the grid less the first's."""
+    row, column = np.divmod(to_blocks(np.arange(size**2).reshape(size, size), ratio).ravel(), size)
+    return row * size + column, row * nlon + column
 
 
 def to_blocks(window: NDArray, ratio: int) -> NDArray:

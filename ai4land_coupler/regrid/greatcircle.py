@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ Index = NDArray[np.int64]
 _R2 = EARTH_RADIUS**2
 _WHOLE = 1e-9
 _SLIVER = 1e-10
+_KNOWN: WeakKeyDictionary[HostGrid, Polygons] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +120,10 @@ class GreatCircleEngine:
 
 
 def _polygons(hosts: HostGrid) -> Polygons:
-    return Polygons.of(hosts.vertex_lon, hosts.vertex_lat)
+    """The cells of a host grid, which a caller asks for several times; kept as long as the grid is."""
+    if hosts not in _KNOWN:
+        _KNOWN[hosts] = Polygons.of(hosts.vertex_lon, hosts.vertex_lat)
+    return _KNOWN[hosts]
 
 
 def _overlap(found: Shares, target: Polygons, rows: Index, n_row: int, n_col: int) -> Overlap:
