@@ -1,4 +1,4 @@
-"""What a shared library is called, what it needs, and the names it brings and asks for, read without loading it."""
+"""What a shared library is called, what it needs, and where it keeps addresses of others, read without loading it."""
 
 import mmap
 import struct
@@ -10,7 +10,9 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _LOAD, _DYNAMIC = 1, 2
-_DYNSYM, _GLOBAL = 11, 1
+_RELA, _DYNSYM = 4, 11
+_ADDRESS = {62: (1, 6), 183: (257, 1025)}
+"""Relocations to the address of a name: R_X86_64_64 and _GLOB_DAT, R_AARCH64_ABS64 and _GLOB_DAT."""
 _NEEDED, _STRTAB, _SONAME = 1, 5, 14
 
 
@@ -23,11 +25,12 @@ class Library:
 
 
 @dataclass(frozen=True)
-class Symbols:
-    """Dynamic symbols: names that the library asks others for, and those it brings, weak ones aside."""
+class Slot:
+    """A place in a library that the loader fills with the address of a name: its offset from where the library lies."""
 
-    asked: tuple[str, ...]
-    brought: tuple[str, ...]
+    name: str
+    offset: int
+    addend: int
 
 
 def read(path: Path) -> Library:
@@ -38,9 +41,9 @@ def read(path: Path) -> Library:
     return _read(path, _dynamic)
 
 
-def symbols(path: Path) -> Symbols:
-    """The dynamic symbol table of such a file; errors as of `read`."""
-    return _read(path, _symbols)
+def slots(path: Path, prefix: str) -> list[Slot]:
+    """The places of such a file that take the address of a name that starts with this; errors as of `read`."""
+    return _read(path, lambda data: _slots(data, prefix))
 
 
 def _read(path: Path, part: Callable[[mmap.mmap], T]) -> T:
@@ -79,21 +82,22 @@ def _dynamic(data: mmap.mmap) -> Library:
     return Library(tuple(text(value) for tag, value in entries if tag == _NEEDED), sonames[0] if sonames else "")
 
 
-def _symbols(data: mmap.mmap) -> Symbols:
+def _slots(data: mmap.mmap, prefix: str) -> list[Slot]:
+    (machine,) = struct.unpack_from("<H", data, 18)
     (start,) = struct.unpack_from("<Q", data, 40)
     size, count = struct.unpack_from("<HH", data, 58)
     sections = [struct.unpack_from("<IIQQQQIIQQ", data, start + number * size) for number in range(count)]
-    table = next(section for section in sections if section[1] == _DYNSYM)
-    _, _, _, _, first, length, *_ = sections[table[6]]
-    names = data[first : first + length]
-    asked, brought = [], []
-    for place, info, _, section, _, _ in struct.iter_unpack("<IBBHQQ", data[table[4] : table[4] + table[5]]):
-        if section == 0:
-            asked.append(place)
-        elif info >> 4 == _GLOBAL:
-            brought.append(place)
-
-    def text(place: int) -> str:
-        return names[place : names.index(b"\0", place)].decode(errors="replace")
-
-    return Symbols(tuple(map(text, asked)), tuple(map(text, brought)))
+    _, _, _, _, symbols, length, strings, *_ = next(section for section in sections if section[1] == _DYNSYM)
+    names = sections[strings][4]
+    wanted: dict[int, str] = {}
+    for number, place in enumerate(range(symbols, symbols + length, 24)):
+        name = names + struct.unpack_from("<I", data, place)[0]
+        if data[name : name + len(prefix)] == prefix.encode():
+            wanted[number] = data[name : data.find(b"\0", name)].decode()
+    found = []
+    for _, kind, _, _, first, length, *_ in sections:
+        if kind == _RELA:
+            for offset, info, addend in struct.iter_unpack("<QQq", data[first : first + length]):
+                if info >> 32 in wanted and info & 0xFFFFFFFF in _ADDRESS.get(machine, ()):
+                    found.append(Slot(wanted[info >> 32], offset, addend))
+    return found

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ai4land_coupler.errors import RegridError
-from ai4land_coupler.regrid import elf
+from ai4land_coupler.regrid import mpiconstants
 from ai4land_coupler.regrid.esmfmk import MakeFile, Problem, mapped
 
 SHIM = "libai4land_esmf.so"
@@ -44,45 +44,11 @@ def load(makefile: MakeFile) -> ctypes.CDLL:
             f"{makefile.path} that ESMFMKFILE names; or use regrid.engine yac)"
         )
     try:
-        return ctypes.CDLL(str(makefile.library), mode=_mode(makefile))
+        library = ctypes.CDLL(str(makefile.library), mode=APART)
     except OSError as reason:
         raise RegridError(f"{makefile.library} cannot be loaded: {reason}") from reason
-
-
-def _mode(makefile: MakeFile) -> int:
-    """APART, or without RTLD_DEEPBIND where the host program holds MPI's constants.
-
-    A C program that is not compiled with -fPIC gets copies of the MPI constants it uses, as MPI_INT of Open MPI, and
-    MPI itself then works with those. A library that asks its own dependencies first finds the dead originals.
-    Without RTLD_DEEPBIND it finds the copies, and may do so where the host exports no name that ESMF has too.
-    """
-    symbols = elf.symbols(makefile.library)
-    moved = _moved(symbols.asked)
-    if not moved:
-        return APART
-    host = ctypes.CDLL(None)
-    shared = [name for name in symbols.brought if hasattr(host, name)]
-    if shared:
-        raise RegridError(
-            f"the host exports ESMF or a library in it ({len(shared)} names, {shared[0]} one of them) and holds copies "
-            f"of MPI's {', '.join(moved)}: an ESMF of the plugin would find either the wrong ESMF or no MPI (mend: "
-            "compile the host's C and C++ files with -fPIC; or link it with libesmf.a, without -export-dynamic; or use "
-            "regrid.engine yac)"
-        )
-    return APART & ~os.RTLD_DEEPBIND
-
-
-def _moved(names: tuple[str, ...]) -> list[str]:
-    """Those constants of Open MPI that the program has copies of; constants of other MPIs are numbers."""
-    libraries = [ctypes.CDLL(str(path)) for path in mapped() if path.name.startswith("libmpi.so")]
-    constants = [name for name in names if name.startswith("ompi_mpi_")]
-    program = ctypes.CDLL(None)
-    return [name for name in constants if len({_place(each, name) for each in (program, *libraries)} - {None}) > 1]
-
-
-def _place(library: ctypes.CDLL, name: str) -> int | None:
-    """Where a library has a name, or the program: its own, else the first of its libraries that has it."""
-    return ctypes.cast(library[name], ctypes.c_void_p).value if hasattr(library, name) else None
+    mpiconstants.share(library, makefile.library)
+    return library
 
 
 def start(makefile: MakeFile, library: ctypes.CDLL, comm: int) -> str:
@@ -148,7 +114,7 @@ def _shim(makefile: MakeFile, library: ctypes.CDLL) -> ctypes.CDLL | None:
     numbers = (ctypes.c_int * 3)()
     shim.ai4land_esmf_version.restype = None
     shim.ai4land_esmf_version(numbers)
-    same = _place(shim, _SYMBOL) == _place(library, _SYMBOL) and tuple(numbers) == makefile.number
+    same = _address(shim) == _address(library) and tuple(numbers) == makefile.number
     return shim if same else None
 
 
@@ -157,6 +123,11 @@ def _shim_path() -> Path | None:
     beside = [path.parent for path in mapped() if path.name == "libai4land_coupler.so"]
     found = (folder / SHIM for folder in (*beside, Path(sys.prefix, "lib")))
     return next((path for path in found if path.is_file()), None)
+
+
+def _address(library: ctypes.CDLL) -> int | None:
+    """Where the library finds ESMF's start: another copy of ESMF has it elsewhere."""
+    return ctypes.cast(library[_SYMBOL], ctypes.c_void_p).value
 
 
 def _is_mapped(library: Path) -> bool:

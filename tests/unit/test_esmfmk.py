@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mpi import environment
 
 from ai4land_coupler import doctor
 from ai4land_coupler.regrid import elf, esmfmk, esmfstart
@@ -21,7 +22,9 @@ ESMF_F90COMPILER=mpifort
 """
 
 
-def shared_object(path: Path, soname: str | None = None, needs: tuple[Path, ...] = (), code: str = "int x;") -> Path:
+def shared_object(
+    path: Path, soname: str | None = None, needs: tuple[Path | str, ...] = (), code: str = "int x;"
+) -> Path:
     """A small library that needs others, whether it uses them or not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     source = path.with_suffix(".c")
@@ -218,10 +221,39 @@ def test_libraries_in_this_process() -> None:
 
 def test_symbols_and_needs_of_a_library(tmp_path) -> None:
     first = shared_object(tmp_path / "first.so", "libfirst.so.3")
-    code = "extern int a_far; int near(void) { return a_far; } __attribute__((weak)) int weak(void) { return 1; }"
+    code = "extern int a_far[3]; int *there = &a_far[2]; int near(void) { return a_far[0]; }"
     second = shared_object(tmp_path / "second.so", needs=(first,), code=code)
     assert elf.read(first).soname == "libfirst.so.3"
     assert elf.read(second).needed[0] == "libfirst.so.3"
     assert elf.read(second).soname == ""
-    assert "a_far" in elf.symbols(second).asked
-    assert elf.symbols(second).brought == ("near",)
+    assert sorted((slot.name, slot.addend) for slot in elf.slots(second, "a_f")) == [("a_far", 0), ("a_far", 8)]
+    assert elf.slots(second, "b") == []
+
+
+COPIED = """
+import ctypes, os, sys
+from pathlib import Path
+from ai4land_coupler.regrid import mpiconstants
+path = Path(sys.argv[1])
+library = ctypes.CDLL(str(path), mode=os.RTLD_NOW | os.RTLD_DEEPBIND)
+before = library.near()
+print(before, mpiconstants.share(library, path), library.near(), library.far())
+print(mpiconstants.share(library, path))
+"""
+
+
+@pytest.mark.parametrize("flags", [(), ("-Wl,-z,relro,-z,now",)], ids=["plain", "read-only"])
+def test_constants_that_the_program_has_in_itself(tmp_path, flags) -> None:
+    """A library that finds the originals, here 1 and 2, is pointed at those of the program, 11 and 12."""
+    constants = "int ompi_mpi_comm_world = {}; int ompi_mpi_int[2] = {{{}, {}}};"
+    original = shared_object(tmp_path / "libmpi.so.40", "libmpi.so.40", code=constants.format(1, 1, 2))
+    program = shared_object(tmp_path / "program.so", code=constants.format(11, 11, 12))
+    code = "extern int ompi_mpi_int[2]; int *second = &ompi_mpi_int[1]; int near(void) { return ompi_mpi_int[0]; }"
+    code += "int far(void) { return *second; }"
+    library = shared_object(tmp_path / "library.so", needs=(original, f"-Wl,-rpath,{tmp_path}", *flags), code=code)
+    command = [sys.executable, "-c", COPIED, library]
+    env = environment(LD_PRELOAD=str(program))
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "1 ['ompi_mpi_int'] 11 12\n[]\n", done.stderr
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "1 [] 1 2\n[]\n", done.stderr
