@@ -30,6 +30,9 @@ MPIRUN := mpirun --bind-to none -n
 # $(call logged,NAME): run quietly into a log; where it fails show the log's end.
 logged = >$(BUILD)/logs/$(1).log 2>&1 || { tail -n 30 $(BUILD)/logs/$(1).log; echo "failed; all of it: $(BUILD)/logs/$(1).log"; exit 1; }
 
+# esmpy is on no package index: where the interpreter has it, as in a conda environment, the environment looks there too.
+ESMPY := import importlib.util as u; raise SystemExit(u.find_spec('esmpy') is None)
+
 .PHONY: demo test hosts help clean
 .DELETE_ON_ERROR:
 
@@ -84,7 +87,7 @@ $(BUILD)/.system $(BUILD)/.system-test:
 $(VENV)/.python: constraints.txt | $(BUILD)/.system
 	@echo "== Python environment $(VENV) with $(or $(TORCH),torch as pinned)"
 	@mkdir -p $(BUILD)/logs && { $(if $(TORCH),grep -v '^torch==',cat) constraints.txt >$(BUILD)/constraints.txt && \
-	$(PYTHON) -m venv $(VENV) && $(BIN)/pip install -c $(BUILD)/constraints.txt $(or $(TORCH),torch); } $(call logged,torch)
+	$(PYTHON) -m venv $$($(PYTHON) -c "$(ESMPY)" && echo --system-site-packages) $(VENV) && $(BIN)/pip install -c $(BUILD)/constraints.txt $(or $(TORCH),torch); } $(call logged,torch)
 	@touch $@
 
 $(VENV)/.demo: pyproject.toml $(VENV)/.python

@@ -1,6 +1,7 @@
 """What crosses ranks, on one rank and simulated: exact sums, hashes of sets, boxes on blocks."""
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from regrid_hosts import boxes, cubed_sphere, host, voronoi
 
 from ai4land_coupler.comm import MPI, Communicator
-from ai4land_coupler.exchange import hash_all, sum_areas
+from ai4land_coupler.exchange import HostExchange, hash_all, sum_areas
 from ai4land_coupler.grids import RegularGrid
 from ai4land_coupler.regrid.bounds import Bounds, bulge
 from ai4land_coupler.regrid.latlon import LatLonEngine
@@ -52,6 +53,17 @@ def test_the_hash_of_a_set_knows_its_members_and_not_their_order():
     changed = digests.copy()
     changed[7, 3] ^= 1
     assert hash_all(COMM, changed) != whole
+
+
+def test_the_fingerprint_of_cells_does_not_depend_on_their_order():
+    def fingerprint(grid):
+        cells = np.arange(grid.size)
+        return HostExchange.build(COMM, grid, cells, np.zeros_like(cells)).fingerprint
+
+    grid = cubed_sphere(3)
+    assert fingerprint(grid) == fingerprint(grid.take(np.arange(grid.size)[::-1]))
+    other = replace(grid, land_fraction=np.full(grid.size, 0.6))
+    assert fingerprint(grid) != fingerprint(other)
 
 
 @pytest.mark.parametrize("grid", [cubed_sphere(6), voronoi(60, 3)], ids=["cubed sphere", "voronoi"])
