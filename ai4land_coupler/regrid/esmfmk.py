@@ -132,7 +132,8 @@ def _no_makefile() -> Problem:
             f"there is no esmf.mk: ESMFMKFILE is not set and {default} is not there",
             "conda install -c conda-forge esmpy brings one; for another ESMF set ESMFMKFILE to its esmf.mk",
         )
-    mend = f"unset ESMFMKFILE: {default} is there" if default.is_file() else "set it to the esmf.mk of this ESMF"
+    there = default.is_file()
+    mend = f"unset ESMFMKFILE: {default} is there" if there else "set ESMFMKFILE to the esmf.mk of an installed ESMF"
     return Problem(f"ESMFMKFILE is stale: {given} is not there", mend)
 
 
