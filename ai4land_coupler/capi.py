@@ -15,6 +15,9 @@ from ai4land_coupler.grids import HostGrid
 ANSWERED = 1000
 """Added to every status that crosses, as in bindings/hooks.h: cffi itself answers 0 where Python could not run."""
 
+LONGEST = 2**59
+"""More values than any address space holds; their bytes are still a number that C can count."""
+
 HOOKS = (
     "check_mpi", "init", "set_grid", "put", "step", "size", "get", "write_restart", "read_restart", "finalize",
     "last_error",
@@ -91,8 +94,13 @@ class Hooks:
     def step(self, handle: int, year: int) -> int:
         """Make the fields of a year."""
 
-        def step() -> None:
-            self._component(handle).step(year)
+        def step() -> Status:
+            component = self._component(handle)
+            component.step(year)
+            if component.held is None:
+                return Status.OK
+            self._texts[handle] = component.held
+            return Status.HELD
 
         return self._guard(handle, step)
 
@@ -141,10 +149,9 @@ class Hooks:
         self._ffi.memmove(buffer, whole + b"\0", len(whole) + 1)
         return ANSWERED + (Status.OK if handle == 0 or handle in self._components else Status.USAGE)
 
-    def _guard(self, handle: int, hook: Callable[[], None]) -> int:
+    def _guard(self, handle: int, hook: Callable[[], Status | None]) -> int:
         try:
-            hook()
-            return ANSWERED + Status.OK
+            return ANSWERED + (hook() or Status.OK)
         except CouplerError as error:
             status, text = error.status, str(error)
         except BaseException as error:  # SystemExit and KeyboardInterrupt too: nothing may pass into the host
@@ -169,8 +176,8 @@ class Hooks:
 
     def _view(self, name: str, pointer: Any, n: int, dtype: type = np.float64) -> NDArray[Any]:
         """Host memory as an array (n,), no copy; 8-byte items."""
-        if n < 0:
-            raise UsageError(f"{name}: expected a length of 0 or more, got {n}")
+        if not 0 <= n <= LONGEST:
+            raise UsageError(f"{name}: expected a length of 0 to {LONGEST}, got {n}")
         if n == 0:
             return np.empty(0, dtype)
         if pointer == self._ffi.NULL:

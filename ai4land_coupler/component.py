@@ -1,14 +1,14 @@
 """The component a host drives: init, set_grid, put, step, get, restart, finalize.
 
-`Component._evaluate` is the picture of the whole plugin: the host's state is put on the coarse grid, refined tile by
-tile with its totals closed, and brought back to host columns.
+What a step does is in `years.py`.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,26 +18,18 @@ from ai4land_coupler.comm import Communicator
 from ai4land_coupler.config import Config
 from ai4land_coupler.domain import Domain
 from ai4land_coupler.emulator import Emulator
-from ai4land_coupler.errors import TimeOrderError, UsageError
+from ai4land_coupler.errors import BadInputError, CouplerError, Status, TimeOrderError, UsageError
 from ai4land_coupler.grids import HostGrid
 from ai4land_coupler.inference import TileRunner, choose_precision
-from ai4land_coupler.placement import Budget
 from ai4land_coupler.publish import Publisher
-from ai4land_coupler.report import YearReport
 from ai4land_coupler.restart import Restart
-from ai4land_coupler.state import StateLegend, judge
+from ai4land_coupler.state import StateLegend, judge, refuse_missing
 from ai4land_coupler.timing import Stopwatch
-from ai4land_coupler.year import (
-    GEOMETRY,
-    YearFields,
-    digest,
-    fine_areas,
-    fine_geometry,
-    host_columns,
-    host_geometry,
-    known_grid,
-    roundtrip,
-)
+from ai4land_coupler.year import GEOMETRY, fine_geometry, host_geometry, known_grid
+from ai4land_coupler.years import Years
+
+if TYPE_CHECKING:
+    from ai4land_coupler.record import Answer, Recorder
 
 log = logging.getLogger(__package__)
 
@@ -55,9 +47,9 @@ class Component:
         self._precision = choose_precision(config.precision)
         self._runner = TileRunner(emulator, config.constraint.mode, self._precision, config.workers.threads)
         self._publisher = Publisher(config.output, emulator, self._provenance(), comm.rank == 0)
-        self._domain: Domain | None = None
+        self._years: Years | None = None
         self._put: dict[str, NDArray[np.float64]] = {}
-        self._fields: YearFields | None = None
+        self._recorder: Recorder | None = None
 
     @classmethod
     def init(cls, config: "str | Path | Config", comm: Any) -> "Component":
@@ -70,7 +62,9 @@ class Component:
         try:
             loaded = private.together(lambda: _load(config) if private.rank == 0 else None)
             agreed: Config = private.bcast(loaded)
-            return private.together(lambda: cls(agreed, private, Emulator.load(agreed.emulator)))
+            made = private.together(lambda: cls(agreed, private, Emulator.load(agreed.emulator)))
+            made._open_record(private)
+            return made
         except BaseException:
             private.free()
             raise
@@ -79,6 +73,11 @@ class Component:
     def legend(self) -> tuple[str, ...]:
         """Names that `put` takes."""
         return self._legend.names
+
+    @property
+    def held(self) -> str | None:
+        """Why the last step served an earlier year's fields; None where it did not."""
+        return self._years.held if self._years else None
 
     def together(self, local: Callable[[], T]) -> T:
         """Run a function that does not communicate; what it raises on one rank is raised on all. Collective."""
@@ -92,41 +91,53 @@ class Component:
         """
         comm = self._alive()
         comm.together(self._refuse_second_grid)
-        self._domain = Domain.build(comm, self.emulator, self.config.regrid, grid)
+        domain = Domain.build(comm, self.emulator, self.config.regrid, grid)
+        self._years = Years(comm, domain, self.emulator, self._runner, self._publisher, self.config.lag)
+        if self._recorder is not None:
+            self._recorder.grid(comm, grid)
 
     def put(self, name: str, values: ArrayLike) -> None:
         """Hand over one class of the state, (n,) fractions in the order of `set_grid`; judged in `step`. Local."""
-        self._alive()
-        expected = self._gridded().hosts.own.size
-        if name not in self._legend.names:
-            raise UsageError(f"put: unknown class {name!r}; the state's classes are {', '.join(self._legend.names)}")
-        taken = np.array(values, dtype=np.float64).reshape(-1)
-        if taken.size != expected:
-            raise UsageError(
-                f"put {name!r}: expected {expected} values, one a host cell of this rank, got {taken.size}"
-            )
-        self._put[name] = taken
+        with self._noted_here("put", name):
+            self._alive()
+            expected = self._gridded().domain.hosts.own.size
+            if name not in self._legend.names:
+                known = ", ".join(self._legend.names)
+                raise UsageError(f"put: unknown class {name!r}; the state's classes are {known}")
+            given = np.asarray(values)  # judged by its length before a value is read
+            if given.size != expected:
+                raise UsageError(
+                    f"put {name!r}: expected {expected} values, one a host cell of this rank, got {given.size}"
+                )
+            self._put[name] = np.array(given, dtype=np.float64).reshape(-1)
 
     def step(self, year: int, state: Mapping[str, ArrayLike] | None = None) -> dict[str, NDArray[np.float64]]:
         """Advance to the fields of the state at the start of `year`; returns {class: (n_fine,)} float64. Collective.
 
-        `state` may hand over classes as `put` does. Raises the same error on every rank: UsageError, TimeOrderError,
-        BadInputError, ConstraintError or OutputError; the last good year is then still served, and this one may be
-        tried again.
+        `state` may hand over classes as `put` does. With `lag: 1` the fields served are those of the step before.
+        Raises the same error on every rank: UsageError, TimeOrderError, BadInputError, ConstraintError or OutputError;
+        the last good year is then still served, and this one may be tried again. Where bad values are configured to
+        hold last year's fields they are served, and `held` says why.
         """
         comm, watch = self._alive(), Stopwatch()
-        own = comm.together(lambda: self._judged(year, state or {}))
-        fields, report = self._evaluate(year, own, watch)
-        with watch.stage("output"):
-            self._publisher.write(comm, self._gridded(), fields)
-        self._fields, self._put = fields, {}
-        self._publisher.tell(comm, report, watch)
-        return {name: fields.fine(k) for k, name in enumerate(self.emulator.legend)}
+        with self._noted(lambda record, *end: record.step(comm, year, self._put, *end)):
+            comm.together(lambda: self._complete(year, state or {}))
+            years = self._gridded()
+            try:
+                own = comm.together(self._judged)
+            except BadInputError as error:
+                if self.config.on_bad_input == "fail" or years.fields is None:
+                    raise
+                years.hold(year, str(error), watch)
+            else:
+                years.advance(year, own, watch)
+        self._put = {}
+        return {name: years.served.fine(k) for k, name in enumerate(self.emulator.legend)}
 
     def size(self, grid: str) -> int:
         """Number of this rank's cells on "fine" or "host". Local."""
         self._alive()
-        domain = self._gridded()
+        domain = self._gridded().domain
         return domain.fine_size if known_grid(grid) == "fine" else domain.hosts.own.size
 
     def get(self, grid: str, name: str) -> NDArray[np.float64]:
@@ -135,22 +146,24 @@ class Component:
         Fields: the emulator's classes as fractions of land, `class` and `filled` on the fine grid, `year` (1,).
         Geometry: lon, lat in degrees, area in m2, cell_id, land_fraction. Raises UsageError for what is not there yet.
         """
-        self._alive()
-        domain, fine = self._gridded(), known_grid(grid) == "fine"
-        if name in GEOMETRY:
-            return fine_geometry(domain, self.emulator, name) if fine else host_geometry(domain, name)
-        known = [*self.emulator.legend, *(("class", "filled") if fine else ()), "year"]
-        if name not in known:
-            raise UsageError(f"get: unknown name {name!r} on the {grid} grid; known: {', '.join([*known, *GEOMETRY])}")
-        fields = self._served()
-        if name == "year":
-            return np.array([float(fields.year)])
-        if name == "class":
-            return fields.classes()
-        if name == "filled":
-            return domain.filled().astype(np.float64)
-        k = self.emulator.legend.index(name)
-        return fields.fine(k) if fine else fields.columns[k].copy()
+        with self._noted_here("get", f"{grid} {name}"):
+            self._alive()
+            domain, fine = self._gridded().domain, known_grid(grid) == "fine"
+            if name in GEOMETRY:
+                return fine_geometry(domain, self.emulator, name) if fine else host_geometry(domain, name)
+            known = [*self.emulator.legend, *(("class", "filled") if fine else ()), "year"]
+            if name not in known:
+                names = ", ".join([*known, *GEOMETRY])
+                raise UsageError(f"get: unknown name {name!r} on the {grid} grid; known: {names}")
+            fields = self._gridded().served
+            if name == "year":
+                return np.array([float(fields.year)])
+            if name == "class":
+                return fields.classes()
+            if name == "filled":
+                return domain.filled().astype(np.float64)
+            k = self.emulator.legend.index(name)
+            return fields.fine(k) if fine else fields.columns[k].copy()
 
     def get_into(self, grid: str, name: str, out: NDArray[np.float64]) -> None:
         """Like `get`, into a float64 array of exactly the right length."""
@@ -160,34 +173,52 @@ class Component:
         out[...] = values
 
     def write_restart(self, path: "str | Path") -> None:
-        """Write the year served to exactly `path`; an older file of that name becomes `path`.1. Collective."""
+        """Write the year served to exactly `path`; an older file of that name becomes `path`.1. Collective.
+
+        A year whose fields are in the making (`lag: 1`) goes with it.
+        """
         comm = self._alive()
-        fields = comm.together(self._served)
-        state = self._gridded().hosts.gather(comm, fields.state)
-        restart = Restart(fields.year, state, fields.digest, self._identity(), self._provenance())
-        comm.together(lambda: restart.write(Path(path)) if comm.rank == 0 else None)
+        with self._noted(lambda record, status, text, _: record.restart_written(comm, Path(path), status, text)):
+            fields = comm.together(lambda: self._gridded().served)
+            years, hosts = self._gridded(), self._gridded().domain.hosts
+            ahead = None if years.in_the_making is None else hosts.gather(comm, years.in_the_making)
+            restart = Restart(
+                fields.year, hosts.gather(comm, fields.state), fields.digest,
+                fields.year if years.last is None else years.last, ahead, self._identity(), self._provenance(),
+            )  # fmt: skip
+            comm.together(lambda: restart.write(Path(path)) if comm.rank == 0 else None)
 
     def read_restart(self, path: "str | Path") -> None:
         """After `set_grid`: serve the restart's year without a step; the next step goes on from it. Collective."""
         comm = self._alive()
-        domain = comm.together(self._gridded)
-        identity, others = self._identity(), self.config.restart.allow_other_weights
-        read = comm.together(lambda: Restart.read(Path(path), identity, others) if comm.rank == 0 else None)
-        year, made = comm.bcast(read and (read.year, read.digest))
-        state = domain.hosts.scatter(comm, read.state if read else np.empty((0, 0)))
-        fields, _ = self._evaluate(year, state, Stopwatch())
-        if fields.digest != made and comm.rank == 0:
-            log.warning("restart %s: the fields of %d differ in bits from those of the run that wrote it; processor, "
-                        "precision, threads, versions or weights are not the same", path, year)  # fmt: skip
-        self._fields, self._put = fields, {}
+        with self._noted(lambda record, *end: record.restart_read(comm, Path(path), *end)):
+            years = comm.together(self._gridded)
+            identity, others = self._identity(), self.config.restart.allow_other_weights
+            read = comm.together(lambda: Restart.read(Path(path), identity, others) if comm.rank == 0 else None)
+            years.resume(read, str(path))
+        self._put = {}
 
     def finalize(self) -> None:
-        """Give back what the plugin holds; a second call does nothing. Collective."""
+        """Give back what the plugin holds, once a year in the making is served; a second call does nothing. Collective.
+
+        Raises what that year failed with.
+        """
         if self._comm is None:
             return
-        comm, self._comm = self._comm, None
+        try:
+            if self._years is not None:
+                self._years.land()
+        finally:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        comm, self._comm = self._alive(), None
+        if self._years is not None:
+            self._years.drop()
+        self._years = None
         self._publisher.summarise()
-        self._domain = self._fields = None
+        if self._recorder is not None:
+            self._recorder.close(comm)
         comm.free()
 
     def __enter__(self) -> "Component":
@@ -196,52 +227,25 @@ class Component:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.finalize()
+        if kind is None:
+            self.finalize()
+        elif self._comm is not None:
+            self._give_back()
 
-    def _evaluate(self, year: int, state: NDArray[np.float64], watch: Stopwatch) -> tuple[YearFields, YearReport]:
-        """State (K, n) of this rank's host cells to the fields of a year and their report. Collective."""
-        comm, domain, place = self._alive(), self._gridded(), self._gridded().placement
-        with watch.stage("exchange"):
-            reaching = domain.hosts.to_tiles(comm, state)
-        with watch.stage("regrid"):
-            regridded = place.land.apply(reaching)
-        with watch.stage("exchange"):
-            totals = place.totals(comm, regridded)
-        with console.progress(str(year), len(domain.own), comm.rank == 0) as done:
-            tiles = comm.together(lambda: self._runner.run(domain.work(totals), watch, done))
-        with watch.stage("exchange"):
-            columns = host_columns(comm, domain, state, tiles)
-            fields = YearFields(year, state, totals, regridded, tuple(tiles), columns, digest(comm, domain, tiles))
-            return fields, self._report(fields, watch)
-
-    def _report(self, fields: YearFields, watch: Stopwatch) -> YearReport:
-        comm, domain, place = self._alive(), self._gridded(), self._gridded().placement
-        land = place.host_area * domain.hosts.own.land_fraction
-        delivered, filled = fine_areas(domain, self.emulator, fields.tiles)
-        budget = Budget.of(comm, place, fields.state * land, fields.regridded, fields.totals, delivered, filled)
-        residual = comm.max(max((float(np.abs(tile.residual).max()) for tile in fields.tiles), default=0.0))
-        circle = roundtrip(comm, land, fields.state, fields.columns)
-        return YearReport(fields.year, self.emulator.legend, budget, residual, circle, watch.seconds)
-
-    def _judged(self, year: int, state: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
-        own = self._gridded().hosts.own
+    def _complete(self, year: int, state: Mapping[str, ArrayLike]) -> None:
+        years = self._gridded()
         for name, values in state.items():
             self.put(name, values)
-        self._refuse_year(year)
+        if years.last is not None:
+            _refuse_year(year, years.last, self.config.time)
+        refuse_missing(self._put, self._legend, years.domain.hosts.own.size)
+
+    def _judged(self) -> NDArray[np.float64]:
+        own = self._gridded().domain.hosts.own
         return judge(self._put, self._legend, self.config.state, own.cell_id, own.land_fraction)
 
-    def _refuse_year(self, year: int) -> None:
-        if self._fields is None:
-            return
-        last, forward = self._fields.year, self.config.time == "forward"
-        if (year <= last) if forward else (year >= last):
-            word = "after" if forward else "before"
-            raise TimeOrderError(
-                f"step({year}): expected a year {word} {last}, the last one (time: {self.config.time})"
-            )
-
     def _refuse_second_grid(self) -> None:
-        if self._domain is not None:
+        if self._years is not None:
             raise UsageError("set_grid was already called; make another component for another grid")
 
     def _alive(self) -> Communicator:
@@ -249,27 +253,65 @@ class Component:
             raise UsageError("the component was finalized; make another one with init")
         return self._comm
 
-    def _gridded(self) -> Domain:
-        if self._domain is None:
+    def _gridded(self) -> Years:
+        if self._years is None:
             raise UsageError("there is no host grid yet; call set_grid first")
-        return self._domain
-
-    def _served(self) -> YearFields:
-        if self._fields is None:
-            raise UsageError("no year is served yet; call step or read_restart first")
-        return self._fields
+        return self._years
 
     def _identity(self) -> dict[str, str]:
         return {
             "emulator": f"{self.emulator.name} {self.emulator.hash}",
             "legend": " ".join(self.emulator.legend),
-            "host_grid": self._gridded().hosts.fingerprint,
+            "host_grid": self._gridded().domain.hosts.fingerprint,
             "constraint": self.config.constraint.mode,
             "weights": self.emulator.weights_hash,
         }
 
     def _provenance(self) -> dict[str, str]:
         return provenance.collect(self.emulator, self.config, self._precision)
+
+    def _open_record(self, comm: Communicator) -> None:
+        if self.config.record is not None:
+            from ai4land_coupler.record import Recorder
+
+            self._recorder = Recorder.open(comm, self.config.record, self.config, self.legend)
+
+    @contextmanager
+    def _noted(self, write: "Callable[[Recorder, int, str, Answer | None], None]") -> Iterator[None]:
+        """Hand the end of a collective hook to the recorder, where there is one: status, text, answer."""
+        try:
+            yield
+        except CouplerError as error:
+            if self._recorder is not None:
+                write(self._recorder, int(error.status), str(error), None)
+            raise
+        if self._recorder is not None:
+            write(self._recorder, int(Status.HELD if self.held else Status.OK), self.held or "", self._answer())
+
+    @contextmanager
+    def _noted_here(self, hook: str, arguments: str) -> Iterator[None]:
+        """Hand the failure of a local hook to the recorder, where there is one."""
+        try:
+            yield
+        except CouplerError as error:
+            if self._recorder is not None:
+                self._recorder.local(hook, arguments, int(error.status), str(error))
+            raise
+
+    def _answer(self) -> "Answer | None":
+        """What the host is now served, as the recorder keeps it. Collective."""
+        from ai4land_coupler.record import Answer
+
+        years = self._gridded()
+        if years.fields is None:
+            return None
+        return Answer.of(self._alive(), years.fields, years.domain.hosts.own.cell_id, self.held or "")
+
+
+def _refuse_year(year: int, last: int, time: str) -> None:
+    if (year <= last) if time == "forward" else (year >= last):
+        word = "after" if time == "forward" else "before"
+        raise TimeOrderError(f"step({year}): expected a year {word} {last}, the last one (time: {time})")
 
 
 def _load(config: "str | Path | Config") -> Config:

@@ -97,9 +97,6 @@ class Config(Section):
     @model_validator(mode="after")
     def _refuse_what_is_not_built(self) -> "Config":
         unbuilt = {
-            "lag: 1": self.lag == 1,
-            "on_bad_input: hold": self.on_bad_input == "hold",
-            "record": self.record is not None,
             "constraint.mode: change": self.constraint.mode == "change",
             "workers.per_device above 1": self.workers.per_device > 1,
             f"device: {self.device}": self.device != "cpu",

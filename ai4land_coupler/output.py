@@ -72,6 +72,7 @@ class YearWriter:
         owner: Sequence[int] | NDArray[np.integer],
         local: Callable[[Tile], Mapping[str, NDArray[Any]]],
         coarse: Mapping[str, NDArray[np.float64]],
+        held: str = "",
     ) -> Path:
         """Write one year and return its path. Collective; raises OutputError on every rank or on none.
 
@@ -79,12 +80,12 @@ class YearWriter:
         local(tile), called on that rank only: "class" and "filled" (size, size) uint8, 0 off delivered land, and where
         `has_fractions(year)` one (size, size) float64 for each class of the legend, NaN off delivered land.
         coarse: "target", "residual" and "unplaced" (K, nlat, nlon) float64 on the coarse grid, NaN where there is none,
-        needed on rank 0 only.
+        needed on rank 0 only. held: why the fields are those of an earlier year, which the file then says.
         Rank 0 holds one tile at a time; what fails there or elsewhere is raised after every tile was passed on.
         """
         names = MAPS + (self.emulator.legend if self.has_fractions(year) else ())
         attempt = _Attempt(self.path(year))
-        file = attempt(_YearFile, self, year, tiles) if comm.rank == 0 else None
+        file = attempt(_YearFile, self, year, tiles, held) if comm.rank == 0 else None
         try:
             for tile, rank in zip(tiles, owner, strict=True):
                 if comm.rank == rank:
@@ -137,14 +138,14 @@ class _Attempt:
 class _YearFile:
     """The file of one year while it is written beside its final name."""
 
-    def __init__(self, writer: YearWriter, year: int, tiles: Sequence[Tile]) -> None:
+    def __init__(self, writer: YearWriter, year: int, tiles: Sequence[Tile], held: str) -> None:
         self._path = writer.path(year)
         self._aside = self._path.with_name(self._path.name + ".part")
         size = tiles[0].size if tiles else writer.emulator.tile
         emulator, names = writer.emulator, writer.emulator.legend
         self._nc: netCDF4.Dataset | None = netCDF4.Dataset(self._aside, "w", format="NETCDF4")
         try:
-            self._nc.setncatts(_global_attributes(writer, year))
+            self._nc.setncatts(_global_attributes(writer, year) | ({"held": held} if held else {}))
             _create_axes(self._nc, emulator, year)
             packed = {"zlib": writer.compression > 0, "complevel": writer.compression}
             on_fine = {**packed, "chunksizes": (1, size, size)}

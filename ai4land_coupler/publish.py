@@ -37,12 +37,12 @@ class Publisher:
             if speaks:
                 self._writer.check_writable()
 
-    def write(self, comm: Communicator, domain: Domain, fields: YearFields) -> None:
-        """Write the year's file; raises OutputError on every rank. Collective."""
+    def write(self, comm: Communicator, domain: Domain, fields: YearFields, year: int, held: str = "") -> None:
+        """Write the file of a year, with why its fields are held if so; OutputError on every rank. Collective."""
         if self._writer is None:
             return
         own = {cells.tile.index: i for i, cells in enumerate(domain.own)}
-        with_fractions = self._writer.has_fractions(fields.year)
+        with_fractions = self._writer.has_fractions(year)
 
         def local(tile: Tile) -> dict[str, NDArray]:
             cells, of_tile = domain.own[own[tile.index]], fields.tiles[own[tile.index]]
@@ -56,7 +56,7 @@ class Publisher:
             return out
 
         coarse = self._coarse(comm, domain, fields)
-        path = self._writer.write(comm, fields.year, domain.tiles, domain.owner, local, coarse)
+        path = self._writer.write(comm, year, domain.tiles, domain.owner, local, coarse, held)
         self._files.append(str(path))
 
     def tell(self, comm: Communicator, report: YearReport, watch: Stopwatch) -> None:

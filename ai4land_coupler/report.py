@@ -18,7 +18,7 @@ class YearReport:
 
     largest_residual: largest |fine - coarse total| of a coarse cell and class, share of the cell's land; roundtrip:
     half the sum over classes of |host column - host state|, mean over the host's land; closure: see Budget; seconds
-    per stage. The fine area is that of all delivered cells.
+    per stage; held: why the fields are those of an earlier year. The fine area is that of all delivered cells.
     """
 
     year: int
@@ -27,6 +27,7 @@ class YearReport:
     largest_residual: float
     roundtrip: float
     seconds: Mapping[str, float]
+    held: str = ""
 
     def entry(self) -> dict[str, object]:
         """The year as JSON: areas in km2 per class, seconds per stage with `total` and `other`."""
@@ -43,17 +44,20 @@ class YearReport:
             "largest_residual": self.largest_residual,
             "closure": self.budget.closure,
             "roundtrip": self.roundtrip,
+            "held": self.held,
             "seconds": {name: round(value, 4) for name, value in self.seconds.items()},
             "share_not_unet": round(self.share_not_unet, 4),
         }
 
     @property
     def share_not_unet(self) -> float:
-        """Share of the step's time spent outside the network."""
-        return 1.0 - self.seconds["unet"] / max(self.seconds["total"], 1e-9)
+        """Share of the time the host waited for that was not the network's; 0 where more of that was hidden."""
+        return max(0.0, 1.0 - self.seconds["unet"] / max(self.seconds["total"], 1e-9))
 
     def line(self, before: "YearReport | None") -> str:
         """The year on a line: areas of the classes that changed, largest residual, seconds per stage."""
+        if self.held:
+            return f"{self.year}  fields held: {self.held}"
         seconds = " ".join(f"{name} {value:.2f}" for name, value in self.seconds.items())
         return (
             f"{self.year}  {self._changes(before)}  residual {self.largest_residual:.1e}  closure "

@@ -1,6 +1,8 @@
 """Restart files: the state of a year and what it belongs to; its fields follow from it bit for bit."""
 
+import contextlib
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,48 +13,70 @@ from numpy.typing import NDArray
 from ai4land_coupler import ncfile
 from ai4land_coupler.errors import OutputError, RestartError
 
-FORMAT = "ai4land_coupler restart 1"
+FORMAT = "ai4land_coupler restart 2"
 
 IDENTITY = ("emulator", "legend", "host_grid", "constraint", "weights")
 """Attributes that must agree for a restart to be accepted."""
 
+Variables = dict[str, tuple[tuple[str, ...], NDArray, Mapping[str, str]]]
+
 
 @dataclass(frozen=True, eq=False)
 class Restart:
-    """state (K, n_host) of `year` in order of cell id; digest: SHA-256 of the year's fields; identity: hashes."""
+    """What a run goes on from.
+
+    year: the one whose fields are served, with its state (K, n_host) in order of cell id and the SHA-256 of its fields
+    (digest); last: the last year stepped to, later than `year` where fields lag or are held; ahead (K, n_host): the
+    state of `last` where its fields are in the making (`lag: 1`); identity: hashes of what it belongs to.
+    """
 
     year: int
     state: NDArray[np.float64]
     digest: str
+    last: int
+    ahead: NDArray[np.float64] | None
     identity: Mapping[str, str]
     provenance: Mapping[str, str]
 
     def write(self, path: Path) -> None:
-        """Write aside and rename; an older file of that name becomes `path`.1. Raises OutputError."""
-        checksum = hashlib.sha256(self.state.tobytes()).hexdigest()
-        variables = {
-            "year": ((), np.array(self.year, dtype=np.int64), {"long_name": "year whose state this is"}),
-            "state": (
-                ("class", "host_cell"),
-                self.state,
-                {"standard_name": "area_fraction", "units": "1", "long_name": "state in order of host cell id"},
-            ),
-        }
-        attributes = {
-            "format": FORMAT,
-            "digest": self.digest,
-            "checksum": checksum,
-            **{f"identity_{key}": self.identity[key] for key in IDENTITY},
-            **self.provenance,
-        }
+        """Write aside, read back, and rename; an older file of that name becomes `path`.1. Raises OutputError.
+
+        At no moment is there neither: a run that is killed in here goes on from one of the two.
+        """
+        aside = path.with_name(path.name + ".new")
         try:
+            ncfile.write(aside, self._variables(), self._attributes())
+            Restart.read(aside, self.identity, allow_other_weights=False)
             if path.exists():
-                path.replace(path.with_name(path.name + ".1"))
-            ncfile.write(path, variables, attributes)
-        except OSError as error:
+                _keep(path)
+            aside.replace(path)
+        except (OSError, RestartError) as error:
+            with contextlib.suppress(OSError):
+                aside.unlink(missing_ok=True)
             raise OutputError(
                 f"restart {path} cannot be written: {error}; free the disk or choose another path"
             ) from error
+
+    def _variables(self) -> Variables:
+        about = {"standard_name": "area_fraction", "units": "1"}
+        dims = ("class", "host_cell")
+        variables: Variables = {
+            "year": ((), np.array(self.year, dtype=np.int64), {"long_name": "year whose fields are served"}),
+            "last": ((), np.array(self.last, dtype=np.int64), {"long_name": "last year stepped to"}),
+            "state": (dims, self.state, {**about, "long_name": "state of `year` in order of host cell id"}),
+        }
+        if self.ahead is not None:
+            variables["ahead"] = (dims, self.ahead, {**about, "long_name": "state of `last`, whose fields are to come"})
+        return variables
+
+    def _attributes(self) -> dict[str, str]:
+        return {
+            "format": FORMAT,
+            "digest": self.digest,
+            "checksum": _checksum(self.year, self.last, self.digest, self.state, self.ahead),
+            **{f"identity_{key}": self.identity[key] for key in IDENTITY},
+            **self.provenance,
+        }
 
     @classmethod
     def read(cls, path: Path, identity: Mapping[str, str], allow_other_weights: bool) -> "Restart":
@@ -61,16 +85,45 @@ class Restart:
             variables, attributes = ncfile.read(path)
         except OSError as error:
             raise RestartError(f"restart {path} cannot be read: {error}") from error
-        if attributes.get("format") != FORMAT or not {"year", "state"} <= set(variables):
+        if attributes.get("format") != FORMAT or not {"year", "last", "state"} <= set(variables):
             raise RestartError(f"{path} is not a restart of this plugin: expected format {FORMAT!r}, "
                                f"got {attributes.get('format')!r}")  # fmt: skip
-        state = np.ascontiguousarray(variables["state"], dtype=np.float64)
-        if hashlib.sha256(state.tobytes()).hexdigest() != attributes.get("checksum"):
-            raise RestartError(f"restart {path} is damaged: its state does not have the checksum it was written with")
+        found = _content(path, variables, str(attributes.get("digest")))
+        if _checksum(found.year, found.last, found.digest, found.state, found.ahead) != attributes.get("checksum"):
+            raise RestartError(f"restart {path} is damaged: its content does not have the checksum it was written with")
         theirs = {key: str(attributes.get(f"identity_{key}")) for key in IDENTITY}
         for key in IDENTITY:
             if theirs[key] != identity[key] and not (key == "weights" and allow_other_weights):
                 hint = "; set restart.allow_other_weights to accept" if key == "weights" else ""
                 raise RestartError(f"restart {path} belongs to another {key}: it has {theirs[key]}, this run has "
                                    f"{identity[key]}{hint}")  # fmt: skip
-        return cls(int(variables["year"]), state, str(attributes.get("digest")), theirs, {})
+        return found
+
+
+def _content(path: Path, variables: Mapping[str, NDArray], digest: str) -> Restart:
+    try:
+        year, last = int(variables["year"]), int(variables["last"])
+        state, *ahead = (
+            np.ascontiguousarray(variables[name], dtype=np.float64) for name in ("state", "ahead") if name in variables
+        )
+    except (TypeError, ValueError) as error:
+        raise RestartError(f"restart {path} is damaged: {error}") from error
+    return Restart(year, state, digest, last, ahead[0] if ahead else None, {}, {})
+
+
+def _checksum(year: int, last: int, digest: str, state: NDArray, ahead: NDArray | None) -> str:
+    whole = hashlib.sha256(f"{year} {last} {digest} {state.shape} {ahead is not None}".encode())
+    for part in (state,) if ahead is None else (state, ahead):
+        whole.update(np.ascontiguousarray(part).tobytes())
+    return whole.hexdigest()
+
+
+def _keep(path: Path) -> None:
+    """Give the file the name `path`.1 too; where links are not possible, instead."""
+    older, link = path.with_name(path.name + ".1"), path.with_name(path.name + ".1.new")
+    try:
+        link.unlink(missing_ok=True)
+        os.link(path, link)
+        link.replace(older)
+    except OSError:
+        path.replace(older)

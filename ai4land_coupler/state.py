@@ -38,6 +38,13 @@ class StateLegend:
         return cls(names, np.array([[float(n == k) for n in names] for k in legend]))
 
 
+def refuse_missing(values: Mapping[str, NDArray[np.float64]], legend: StateLegend, ncell: int) -> None:
+    """BadInputError where a rank with cells has not put every class."""
+    missing = [name for name in legend.names if name not in values]
+    if missing and ncell:
+        raise BadInputError(f"class {missing[0]!r} was not put since the last step; put {len(missing)}: {missing}")
+
+
 def judge(
     values: Mapping[str, NDArray[np.float64]],
     legend: StateLegend,
@@ -47,12 +54,10 @@ def judge(
 ) -> NDArray[np.float64]:
     """The state (K, n) in the emulator's legend, each column a share of land that sums to 1, 0 in cells without land.
 
-    values: {name: (n,)} of this rank's cells. Raises BadInputError naming class and cell for a value that is missing,
-    not finite, negative, above what the cell holds, and for sums off by more than `config.tolerance`.
+    values: {name: (n,)} of this rank's cells, all classes where it has any. Raises BadInputError naming class and cell
+    for a value that is not finite, negative or above what the cell holds, and for sums off by more than
+    `config.tolerance`.
     """
-    missing = [name for name in legend.names if name not in values]
-    if missing and cell_id.size:
-        raise BadInputError(f"class {missing[0]!r} was not put since the last step; put {len(missing)}: {missing}")
     if not cell_id.size:
         return np.empty((legend.matrix.shape[0], 0))
     x = np.stack([values[name] for name in legend.names])

@@ -4,7 +4,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-STAGES = ("regrid", "features", "unet", "constraint", "exchange", "output")
+STAGES = ("regrid", "features", "unet", "constraint", "exchange", "wait", "output")
+"""`wait` is for a year that is refined while the host integrates."""
 
 
 class Stopwatch:
@@ -12,7 +13,8 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
-        self._began = time.perf_counter()
+        self._running: float | None = time.perf_counter()
+        self._before = self._hidden = 0.0
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -23,8 +25,27 @@ class Stopwatch:
         finally:
             self.seconds[name] += time.perf_counter() - began
 
+    def pause(self) -> None:
+        """Stop counting towards the total: the host goes on."""
+        if self._running is not None:
+            self._before += time.perf_counter() - self._running
+            self._running = None
+
+    def resume(self) -> None:
+        """Count again: the host waits."""
+        if self._running is None:
+            self._running = time.perf_counter()
+
+    def absorb(self, hidden: "Stopwatch") -> None:
+        """Take in the stages of another watch, which ran beside the host and are no part of the total."""
+        for name, value in hidden.seconds.items():
+            self.seconds[name] += value
+            self._hidden += value
+
     def finish(self) -> None:
-        """Add what no stage counted as `other`, and the time since the stopwatch was made as `total`."""
-        total = time.perf_counter() - self._began
-        self.seconds["other"] = max(0.0, total - sum(self.seconds[name] for name in STAGES))
-        self.seconds["total"] = total
+        """Add what no stage counted as `other`, and as `total` the time for which the host waited."""
+        self.pause()
+        counted = sum(self.seconds[name] for name in STAGES) - self._hidden
+        self.seconds["other"] = max(0.0, self._before - counted)
+        self.seconds["hidden"] = self._hidden
+        self.seconds["total"] = self._before

@@ -1,7 +1,7 @@
 """The fields of one year, and the sums that are made of them over tiles and host cells."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,8 @@ from ai4land_coupler.errors import UsageError
 from ai4land_coupler.exchange import hash_all, sum_areas
 from ai4land_coupler.grids import wrap_longitude
 from ai4land_coupler.inference import TileFields
-from ai4land_coupler.placement import OWN
+from ai4land_coupler.placement import OWN, Budget
+from ai4land_coupler.report import YearReport
 
 GEOMETRY = ("lon", "lat", "area", "cell_id", "land_fraction")
 
@@ -69,6 +70,20 @@ def fine_areas(
         delivered[:, i] = (tile.fractions * area).sum(axis=1)
         filled[:, i] = (tile.fractions * (area * (domain.filled_of(i) != OWN))).sum(axis=1)
     return delivered, filled
+
+
+def report_of(
+    comm: Communicator, domain: Domain, emulator: Emulator, fields: YearFields, seconds: Mapping[str, float]
+) -> YearReport:
+    """A year in numbers. Collective."""
+    land = domain.placement.host_area * domain.hosts.own.land_fraction
+    delivered, filled = fine_areas(domain, emulator, fields.tiles)
+    budget = Budget.of(
+        comm, domain.placement, fields.state * land, fields.regridded, fields.totals, delivered, filled
+    )  # fmt: skip
+    residual = comm.max(max((float(np.abs(tile.residual).max()) for tile in fields.tiles), default=0.0))
+    circle = roundtrip(comm, land, fields.state, fields.columns)
+    return YearReport(fields.year, emulator.legend, budget, residual, circle, seconds)
 
 
 def roundtrip(

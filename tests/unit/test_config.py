@@ -28,7 +28,7 @@ def test_the_emulator_is_the_only_required_key() -> None:
         ("emulator: x\nworkers: {threads: 0}", "workers.threads.*greater than or equal to 1, got 0"),
         ("emulator: x\ntime: sideways", "time: .*'forward' or 'backward'.*sideways"),
         ("emulator: x\nregrid: {engine: file}", "needs `file`"),
-        ("emulator: x\nlag: 1", "lag: 1 is not available in this version"),
+        ("emulator: x\ndevice: cuda", "device: cuda is not available in this version"),
         ("emulator: x\ndevice: cuda", "device: cuda is not available"),
         ("emulator: x\nstate: {crosswalk: {a: {b: 0.5}}}", "shares of 'a' must be positive and sum to 1"),
         ("- emulator", "must be a mapping"),

@@ -5,7 +5,7 @@ import pytest
 
 from ai4land_coupler.config import StateConfig
 from ai4land_coupler.errors import BadInputError, ConfigError
-from ai4land_coupler.state import StateLegend, judge
+from ai4land_coupler.state import StateLegend, judge, refuse_missing
 
 LEGEND = ("forest", "grassland", "cropland")
 IDS = np.array([11, 12, 13])
@@ -48,9 +48,12 @@ def test_bad_values_name_class_and_cell(changes: dict, says: str) -> None:
 
 def test_a_class_never_put_is_named() -> None:
     values = state()
+    legend = StateLegend.of(StateConfig(), LEGEND)
+    refuse_missing(values, legend, 3)
     del values["cropland"]
     with pytest.raises(BadInputError, match="'cropland' was not put since the last step"):
-        judged(values)
+        refuse_missing(values, legend, 3)
+    refuse_missing({}, legend, 0)
 
 
 def test_fractions_of_the_cell_sum_to_the_land_fraction() -> None:

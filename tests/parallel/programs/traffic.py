@@ -54,8 +54,7 @@ with Component.init(Config(emulator="igbp-0p05"), world) as land:
     assert comm is not None
     before = comm.received
     land.set_grid(everyone.take(deal(sys.argv[1], world.rank, world.size, everyone.size)))
-    domain = land._domain
-    assert domain is not None
+    domain = land._gridded().domain
     at_start = comm.received - before
     exchange(comm, domain, len(land.emulator.legend))
     found = {

@@ -1,0 +1,171 @@
+"""The years of a run: the one that is served, the one in the making, and how one follows the other."""
+
+import logging
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ai4land_coupler import console
+from ai4land_coupler.ahead import Ahead
+from ai4land_coupler.comm import Communicator
+from ai4land_coupler.domain import Domain
+from ai4land_coupler.emulator import Emulator
+from ai4land_coupler.errors import UsageError
+from ai4land_coupler.inference import TileFields, TileRunner
+from ai4land_coupler.publish import Publisher
+from ai4land_coupler.report import YearReport
+from ai4land_coupler.restart import Restart
+from ai4land_coupler.timing import Stopwatch
+from ai4land_coupler.year import YearFields, digest, host_columns, report_of
+
+log = logging.getLogger(__package__)
+
+Float = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """A year whose coarse totals are known: state (K, n) of this rank's host cells, regridded (K, m) areas in m2 and
+    totals (K, w) of its coarse cells."""  # fmt: skip
+
+    year: int
+    state: Float
+    regridded: Float
+    totals: Float
+    watch: Stopwatch
+
+
+@dataclass(frozen=True, eq=False)
+class InTheMaking:
+    """A year whose tiles are refined while the host integrates; `hidden` counts the seconds of that."""
+
+    begun: Begun
+    tiles: Ahead[list[TileFields]]
+    hidden: Stopwatch
+
+
+class Years:
+    """Takes a run from year to year on a host grid.
+
+    `_begin`, `_refined` and `_finish` are the picture of the whole plugin: the host's state is put on the coarse grid,
+    refined tile by tile with its totals closed, and brought back to host columns.
+    fields: the year served; last: the last year stepped to; held: why the last step served an earlier year's fields.
+    """
+
+    def __init__(
+        self, comm: Communicator, domain: Domain, emulator: Emulator, runner: TileRunner, publisher: Publisher, lag: int
+    ) -> None:
+        self._comm, self._emulator, self._runner, self._publisher, self._lag = comm, emulator, runner, publisher, lag
+        self.domain = domain
+        self.fields: YearFields | None = None
+        self.last: int | None = None
+        self.held: str | None = None
+        self._report: YearReport | None = None
+        self._ahead: InTheMaking | None = None
+
+    @property
+    def served(self) -> YearFields:
+        """The fields of the year that is served; UsageError before the first."""
+        if self.fields is None:
+            raise UsageError("no year is served yet; call step or read_restart first")
+        return self.fields
+
+    @property
+    def in_the_making(self) -> Float | None:
+        """State (K, n) of the year whose fields are to come, if there is one."""
+        return self._ahead.begun.state if self._ahead else None
+
+    def advance(self, year: int, state: Float, watch: Stopwatch) -> None:
+        """Step to a year with its state (K, n). With `lag` it is refined while the host integrates. Collective."""
+        self.land()
+        begun = self._begin(year, state, watch)
+        if self._lag and self.fields is not None:
+            self._launch(begun)
+        else:
+            self._serve(begun, self._refined(begun))
+        self.last, self.held = year, None
+
+    def hold(self, year: int, why: str, watch: Stopwatch) -> None:
+        """Step to a year whose input was refused: serve the fields there are, and say so. Collective."""
+        self.land()
+        fields, report = self.served, self._report
+        assert report is not None
+        if self._comm.rank == 0:
+            log.warning("step(%d): the fields of %d are held, the input was refused: %s", year, fields.year, why)
+        with watch.stage("output"):
+            self._publisher.write(self._comm, self.domain, fields, year, held=f"fields of {fields.year}: {why}")
+        self._publisher.tell(self._comm, replace(report, year=year, seconds=watch.seconds, held=why), watch)
+        self.last, self.held = year, why
+
+    def resume(self, read: Restart | None, path: str) -> None:
+        """Take up the restart that rank 0 has read: its year is served, what was in the making is made. Collective."""
+        self.drop()
+        comm, hosts = self._comm, self.domain.hosts
+        year, last, made, more = comm.bcast(read and (read.year, read.last, read.digest, read.ahead is not None))
+        begun = self._begin(year, hosts.scatter(comm, read.state if read else np.empty((0, 0))), Stopwatch())
+        self.fields, self._report = self._finish(begun, self._refined(begun))
+        if self.fields.digest != made and comm.rank == 0:
+            log.warning("restart %s: the fields of %d differ in bits from those of the run that wrote it; processor, "
+                        "precision, threads, versions or weights are not the same", path, year)  # fmt: skip
+        self.last, self.held = last, None
+        if more:
+            ahead = read.ahead if read is not None and read.ahead is not None else np.empty((0, 0))
+            self._launch(self._begin(last, hosts.scatter(comm, ahead), Stopwatch()))
+            if not self._lag:
+                self.land()
+
+    def land(self) -> None:
+        """Serve the year in the making, if there is one; what its thread raised is raised on every rank. Collective."""
+        if self._ahead is None:
+            return
+        ahead, self._ahead = self._ahead, None
+        ahead.begun.watch.resume()
+        with ahead.begun.watch.stage("wait"):
+            tiles = self._comm.together(ahead.tiles.result)
+        ahead.begun.watch.absorb(ahead.hidden)
+        self._serve(ahead.begun, tiles)
+
+    def drop(self) -> None:
+        """Forget the year in the making, once its thread has ended. Local."""
+        if self._ahead is not None:
+            self._ahead.tiles.wait()
+            self._ahead = None
+
+    def _begin(self, year: int, state: Float, watch: Stopwatch) -> Begun:
+        place = self.domain.placement
+        with watch.stage("exchange"):
+            reaching = self.domain.hosts.to_tiles(self._comm, state)
+        with watch.stage("regrid"):
+            regridded = place.land.apply(reaching)
+        with watch.stage("exchange"):
+            totals = place.totals(self._comm, regridded)
+        return Begun(year, state, regridded, totals, watch)
+
+    def _refined(self, begun: Begun) -> list[TileFields]:
+        domain, first = self.domain, self._comm.rank == 0
+        with console.progress(str(begun.year), len(domain.own), first) as done:
+            return self._comm.together(lambda: self._runner.run(domain.work(begun.totals), begun.watch, done))
+
+    def _finish(self, begun: Begun, tiles: list[TileFields]) -> tuple[YearFields, YearReport]:
+        comm, domain = self._comm, self.domain
+        with begun.watch.stage("exchange"):
+            columns = host_columns(comm, domain, begun.state, tiles)
+            bits = digest(comm, domain, tiles)
+            fields = YearFields(begun.year, begun.state, begun.totals, begun.regridded, tuple(tiles), columns, bits)
+            return fields, report_of(comm, domain, self._emulator, fields, begun.watch.seconds)
+
+    def _serve(self, begun: Begun, tiles: list[TileFields]) -> None:
+        """Publish a year and serve it from now on."""
+        fields, report = self._finish(begun, tiles)
+        with begun.watch.stage("output"):
+            self._publisher.write(self._comm, self.domain, fields, fields.year)
+        self.fields, self._report = fields, report
+        self._publisher.tell(self._comm, report, begun.watch)
+
+    def _launch(self, begun: Begun) -> None:
+        """Refine the tiles of a year while the host integrates."""
+        domain, hidden = self.domain, Stopwatch()
+        begun.watch.pause()
+        tiles = Ahead(lambda: self._runner.run(domain.work(begun.totals), hidden, lambda: None))
+        self._ahead = InTheMaking(begun, tiles, hidden)
