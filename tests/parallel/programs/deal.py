@@ -1,7 +1,7 @@
 """A host whose cells are dealt as told; rank 0 writes all it gets back, in order of cell id.
 
 usage: deal.py EMULATOR OUT.npz DEAL [--years A,B,..] [--restart-to F] [--restart-from F] [--subset]
-       [--grid GRID] [--engine ENGINE] [--cache FOLDER]
+       [--grid GRID] [--engine ENGINE] [--cache FOLDER] [--lag 1] [--bad YEAR] [--hold]
 """
 
 import argparse
@@ -69,6 +69,9 @@ def main() -> None:
     parser.add_argument("--grid", help="a grid file, or a 12 degree grid")
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--cache")
+    parser.add_argument("--lag", type=int, default=0)
+    parser.add_argument("--bad", type=int, help="a year in which the last rank puts NaN")
+    parser.add_argument("--hold", action="store_true")
     parser.add_argument("--subset", action="store_true", help="leave out world rank 0")
     args = parser.parse_args()
     world = MPI.COMM_WORLD
@@ -84,12 +87,20 @@ def host(args: argparse.Namespace, comm: MPI.Comm) -> None:
     grid = everyone.take(mine)
     regrid = RegridConfig(engine=args.engine, cache=args.cache)
     output = OutputConfig(folder=args.output, fractions="all") if args.output else None
-    with Component.init(Config(emulator=args.emulator, regrid=regrid, output=output), comm) as land:
+    config = Config(
+        emulator=args.emulator, regrid=regrid, output=output, lag=args.lag, on_bad_input="hold" if args.hold else "fail"
+    )
+    with Component.init(config, comm) as land:
         land.set_grid(grid)
         if args.restart_from:
             land.read_restart(args.restart_from)
         for year in (int(y) for y in args.years.split(",") if y):
-            land.step(year, state(grid.cell_id, land.legend, year))
+            given = state(grid.cell_id, land.legend, year)
+            if year == args.bad and comm.rank == comm.size - 1:
+                given[land.legend[0]][np.flatnonzero(grid.land_fraction > 0)[0]] = np.nan
+            land.step(year, given)
+            assert len(set(comm.allgather(land.held))) == 1
+            assert (land.held is not None) == (year == args.bad)
         if args.restart_to:
             land.write_restart(args.restart_to)
         got = {}
