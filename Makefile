@@ -33,7 +33,7 @@ logged = >$(BUILD)/logs/$(1).log 2>&1 || { tail -n 30 $(BUILD)/logs/$(1).log; ec
 # esmpy is on no package index: where the interpreter has it, as in a conda environment, the environment looks there too.
 ESMPY := import importlib.util as u; raise SystemExit(u.find_spec('esmpy') is None)
 
-.PHONY: demo test hosts help clean
+.PHONY: demo test long hosts help clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo $(VENV)/.library $(BUILD)/fortran_host
@@ -48,11 +48,15 @@ test: $(BUILD)/.system-test $(VENV)/.test $(VENV)/.library hosts
 	$(BIN)/mypy
 	$(BIN)/pytest $(TESTS)
 
+long: $(BUILD)/.system-test $(VENV)/.test $(VENV)/.library hosts
+	$(BIN)/pytest -m long $(TESTS)
+
 hosts: $(BUILD)/fortran_host $(BUILD)/c_host
 
 help:
 	@echo "make demo   [RANKS=2] [YEARS=10]   coupled run on real data, results in $(DEMO)"
 	@echo "make test   [TESTS=tests/unit]     linter, type checker, tests"
+	@echo "make long   [TESTS=tests]          tests that take long: many kills, many years, much fuzz"
 	@echo "make hosts                         compile the example hosts into $(BUILD)"
 	@echo "make clean                         remove $(VENV), $(BUILD) and output"
 	@echo "TORCH=...   a requirement or wheel to install in place of the pinned torch; PYTHON=... another interpreter"

@@ -18,7 +18,7 @@ def mpirun(
 
     `env` is added to this process's environment. Raises AssertionError, with the output so far, after `timeout` s.
     """
-    command = [*_launcher(), "-n", str(n), *map(str, cmd)]
+    command = [*launcher(), "-n", str(n), *map(str, cmd)]
     process = subprocess.Popen(
         command,
         env=environment(**(env or {})),
@@ -53,7 +53,7 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 @functools.cache
-def _launcher() -> tuple[str, ...]:
+def launcher() -> tuple[str, ...]:
     program = shutil.which("mpirun")
     assert program, "mpirun is not on PATH: install openmpi-bin"
     version = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout

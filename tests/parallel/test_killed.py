@@ -1,0 +1,102 @@
+"""A rank is killed with SIGKILL at random moments of a coupled run; started again, the run ends as if left alone."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import netCDF4
+import numpy as np
+import pytest
+import small_emulator
+from mpi import environment, launcher, mpirun
+
+PROGRAM = Path(__file__).parent / "programs" / "coupled.py"
+LIMIT = 120.0
+
+
+@pytest.fixture(scope="module")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_emulator.build(tmp_path_factory.mktemp("emulator"))
+
+
+@pytest.fixture(scope="module", params=[0, 1], ids=["lag 0", "lag 1"])
+def left_alone(request, emulator, tmp_path_factory) -> tuple[int, dict[str, np.ndarray], float]:
+    """lag, final fields of a run nobody kills, and for how long it integrated."""
+    folder = tmp_path_factory.mktemp("alone")
+    done = mpirun(2, sys.executable, PROGRAM, emulator, folder, request.param, "bands")
+    assert done.returncode == 0, done.stderr
+    seconds = (folder / "final.npz").stat().st_mtime - (folder / "pid.0").stat().st_mtime
+    return request.param, final(folder), seconds
+
+
+def final(folder: Path) -> dict[str, np.ndarray]:
+    with np.load(folder / "final.npz") as file:
+        return dict(file)
+
+
+def interrupted(emulator: Path, folder: Path, lag: int, ranks: int, how: str, delay: float, chance: random.Random):
+    """Start the run and kill one rank `delay` seconds after it integrates; whether it was killed before it ended."""
+    for pid in folder.glob("pid.*"):
+        pid.unlink()
+    command = [*launcher(), "-n", str(ranks), sys.executable, PROGRAM, emulator, folder, str(lag), how]
+    run = subprocess.Popen(
+        list(map(str, command)), env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        until = time.monotonic() + LIMIT
+        while len(list(folder.glob("pid.*"))) < ranks and run.poll() is None and time.monotonic() < until:
+            time.sleep(0.01)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            run.wait(delay)
+        killed = run.poll() is None and not (folder / "final.npz").exists()
+        if killed:
+            victim = int((folder / f"pid.{chance.randrange(ranks)}").read_text())
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+        _, said = run.communicate(timeout=LIMIT)
+        assert killed or run.returncode == 0, said
+        return killed
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+
+
+def whole(folder: Path) -> int:
+    """Years whose files can be read; a file under its final name must be whole."""
+    for path in [*folder.glob("ai4land_*.nc"), *folder.glob("restart.nc"), *folder.glob("restart.nc.1")]:
+        with netCDF4.Dataset(path) as file:
+            assert file.variables
+            for variable in file.variables.values():
+                variable[...]
+    return len(list(folder.glob("ai4land_*.nc")))
+
+
+def kill_often(kills: int, emulator: Path, alone, tmp_path: Path, seed: int) -> None:
+    lag, expected, seconds = alone
+    chance, done, runs = random.Random(seed), 0, 0
+    while done < kills:
+        folder = tmp_path / f"run{runs}"
+        folder.mkdir()
+        while not (folder / "final.npz").exists():
+            delay = chance.uniform(0, seconds) if done < kills else LIMIT
+            ranks, how = chance.choice([(1, "bands"), (2, "random"), (3, "last")])
+            done += interrupted(emulator, folder, lag, ranks, how, delay, chance)
+            whole(folder)
+        runs += 1
+        found = final(folder)
+        assert [name for name in expected if expected[name].tobytes() != found[name].tobytes()] == []
+    print(f"lag {lag}: {done} kills in {runs} runs of {seconds:.1f} s, final fields the same in each")
+
+
+def test_a_killed_run_ends_as_if_left_alone(emulator, left_alone, tmp_path) -> None:
+    kill_often(3, emulator, left_alone, tmp_path, seed=1)
+
+
+@pytest.mark.long
+def test_fifty_kills(emulator, left_alone, tmp_path) -> None:
+    kill_often(25, emulator, left_alone, tmp_path, seed=2)
