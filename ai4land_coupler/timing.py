@@ -36,6 +36,15 @@ class Stopwatch:
         if self._running is None:
             self._running = time.perf_counter()
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the block out: it is counted elsewhere."""
+        self.pause()
+        try:
+            yield
+        finally:
+            self.resume()
+
     def absorb(self, hidden: "Stopwatch") -> None:
         """Take in the stages of another watch, which ran beside the host and are no part of the total."""
         for name, value in hidden.seconds.items():

@@ -78,7 +78,8 @@ class Years:
 
     def advance(self, year: int, state: Float, watch: Stopwatch) -> None:
         """Step to a year with its state (K, n). With `lag` it is refined while the host integrates. Collective."""
-        self.land()
+        with watch.paused():
+            self.land()
         begun = self._begin(year, state, watch)
         if self._lag and self.fields is not None:
             self._launch(begun)
@@ -88,7 +89,8 @@ class Years:
 
     def hold(self, year: int, why: str, watch: Stopwatch) -> None:
         """Step to a year whose input was refused: serve the fields there are, and say so. Collective."""
-        self.land()
+        with watch.paused():
+            self.land()
         fields, report = self.served, self._report
         assert report is not None
         if self._comm.rank == 0:
