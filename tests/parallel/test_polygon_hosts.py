@@ -78,6 +78,10 @@ def test_three_of_four_ranks_and_a_random_deal_give_the_bits_of_one(emulator, gr
     assert np.abs(fractions.sum(axis=0) - 1).max() <= 1e-15 * len(LEGEND)
     columns, land = np.stack([one[f"host_{name}"] for name in LEGEND]), one["host_land_fraction"] > 0
     assert np.abs(columns.sum(axis=0) - 1)[land].max() <= 1e-13
+    if name in ("ICON R2B4", "ne30pg2"):  # some 2 degrees wide, the coarse cells 11.25
+        row, column = (np.floor((one[f"host_{axis}"] + top) / 11.25) for axis, top in (("lat", 90), ("lon", 180)))
+        inside = [columns[0][(row * 32 + column == cell) & land] for cell in range(512)]
+        assert max(np.ptp(values) for values in inside if values.size) > 0.2, "they carry what the network placed"
 
 
 def test_engines_agree_on_the_host_columns_and_areas(emulator, grids, tmp_path) -> None:
