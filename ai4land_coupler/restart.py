@@ -43,15 +43,16 @@ class Restart:
 
         At no moment is there neither: a run that is killed in here goes on from one of the two.
         """
-        aside = path.with_name(path.name + ".new")
+        aside = path.parent / f"{path.name}.new"
         try:
+            _refuse_no_file(path)
             ncfile.write(aside, self._variables(), self._attributes())
             Restart.read(aside, self.identity, allow_other_weights=False)
             if path.exists():
                 _keep(path)
             aside.replace(path)
-        except (OSError, RestartError) as error:
-            with contextlib.suppress(OSError):
+        except (OSError, ValueError, RestartError) as error:
+            with contextlib.suppress(OSError, ValueError):
                 aside.unlink(missing_ok=True)
             raise OutputError(
                 f"restart {path} cannot be written: {error}; free the disk or choose another path"
@@ -116,6 +117,12 @@ def _checksum(year: int, last: int, digest: str, state: NDArray, ahead: NDArray 
     for part in (state,) if ahead is None else (state, ahead):
         whole.update(np.ascontiguousarray(part).tobytes())
     return whole.hexdigest()
+
+
+def _refuse_no_file(path: Path) -> None:
+    """OSError where a restart would take the place of a folder or a device."""
+    if not path.name or (path.exists() and not path.is_file()):
+        raise OSError("this is not the name of a file")
 
 
 def _keep(path: Path) -> None:

@@ -20,10 +20,12 @@ WIDTHS = (16, 16, 16)
 """Below 16 channels the convolutions of oneDNN take a path whose bits depend on the size of the tile."""
 
 
-def build(folder: Path, legend: tuple[str, ...] = LEGEND, seed: int = 1) -> Path:
+def build(
+    folder: Path, legend: tuple[str, ...] = LEGEND, seed: int = 1, coarse: tuple[int, int] = COARSE
+) -> Path:
     """Write an emulator into `folder` and return it."""
     folder.mkdir(parents=True, exist_ok=True)
-    fine = (COARSE[0] * RATIO, COARSE[1] * RATIO)
+    fine = (coarse[0] * RATIO, coarse[1] * RATIO)
     lat = -90 + (np.arange(fine[0]) + 0.5) * 180 / fine[0]
     lon = -180 + (np.arange(fine[1]) + 0.5) * 360 / fine[1]
     _write_statics(folder / "statics.nc", lat, lon, seed)
@@ -38,7 +40,7 @@ def build(folder: Path, legend: tuple[str, ...] = LEGEND, seed: int = 1) -> Path
         "version": "0",
         "legend": list(legend),
         "fine": {"nlat": fine[0], "nlon": fine[1]},
-        "coarse": {"nlat": COARSE[0], "nlon": COARSE[1]},
+        "coarse": {"nlat": coarse[0], "nlon": coarse[1]},
         "tile": TILE,
         "halo": 48,
         "base_year": 2019,
