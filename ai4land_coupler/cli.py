@@ -119,6 +119,20 @@ def doctor() -> None:
 
 @app.command()
 @ending_well
+def replay(
+    record: Annotated[Path, typer.Argument(help="What `record` in the configuration of a run has written.")],
+    config: Annotated[
+        Path | None, typer.Option(help="Configuration in place of the recorded one, where the emulator lies elsewhere.")
+    ] = None,
+) -> None:
+    """Make the calls of a recorded run again without its host and compare bit for bit; under mpirun too."""
+    from ai4land_coupler import replay
+
+    raise typer.Exit(replay.run(record, config))
+
+
+@app.command()
+@ending_well
 def plot(
     folder: Annotated[Path, typer.Argument(help="Folder of a run: ai4land_YYYY.nc.")],
     out: Annotated[Path | None, typer.Option(help="Where the PNGs go; the folder itself where left out.")] = None,
