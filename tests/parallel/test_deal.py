@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import netCDF4
 import numpy as np
 import pytest
 import small_emulator
@@ -37,10 +38,27 @@ def differences(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> list[str]
 
 @pytest.mark.parametrize(
     ("ranks", "deal", "options"),
-    [(2, "random", []), (3, "bands", []), (4, "last", []), (4, "random", []), (3, "bands", ["--subset"])],
+    [
+        (2, "random", []),
+        (3, "bands", []),
+        (4, "last", []),
+        (4, "blocks", []),
+        (7, "random", []),
+        (3, "bands", ["--subset"]),
+    ],
 )
 def test_same_bits(emulator, reference, tmp_path, ranks, deal, options) -> None:
     assert differences(reference, run(emulator, tmp_path / "out.npz", ranks, deal, *options)) == []
+
+
+def test_restarts_of_any_deal_have_the_same_content(emulator, tmp_path) -> None:
+    checksums = []
+    for ranks, deal in ((1, "bands"), (3, "blocks")):
+        kept = tmp_path / f"{ranks}.nc"
+        run(emulator, tmp_path / "out.npz", ranks, deal, "--restart-to", kept)
+        with netCDF4.Dataset(kept) as file:
+            checksums.append((file.checksum, file.digest, file["state"][:].tobytes()))
+    assert checksums[0] == checksums[1]
 
 
 def test_fine_fields_close_on_the_regridded_state(reference) -> None:

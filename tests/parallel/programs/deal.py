@@ -44,6 +44,8 @@ def deal(how: str, rank: int, size: int, n: int = NLAT * NLON) -> np.ndarray:
     if how == "random":
         shuffled = np.random.default_rng(5).permutation(n)
         return shuffled[np.random.default_rng(6).integers(0, size, n)[shuffled] == rank]
+    if how == "blocks":
+        return np.flatnonzero(np.arange(n) // 25 % size == rank)
     if how == "last":
         return np.arange(n) if rank == size - 1 else np.empty(0, int)
     raise SystemExit(f"unknown deal {how}")
