@@ -17,10 +17,10 @@ import netCDF4
 import numpy as np
 from numpy.typing import NDArray
 
-from ai4land_coupler.config import RegridConfig
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.grids import EARTH_RADIUS, HostGrid
-from ai4land_coupler.regrid import make_engine
+from ai4land_coupler.regrid import Patch
+from ai4land_coupler.regrid.latlon import LatLonEngine
 
 GRID = Path(__file__).parent / "data" / "t63_land.nc"
 CLEARED_A_YEAR = 400_000e6
@@ -53,13 +53,12 @@ def cell_area(grid: HostGrid) -> NDArray[np.float64]:
 
 def state_under(grid: HostGrid, emulator: Emulator) -> NDArray[np.float64]:
     """Fractions of the base map's land under each host cell, (class, cell); zero over the host's sea."""
-    engine = make_engine(grid, RegridConfig())
     base, fine, n_class = emulator.base_map(), emulator.fine, len(emulator.legend)
     area = np.zeros((grid.size, n_class))
     for first in range(0, fine.nlat, ROWS_AT_ONCE):
         band = base[first : first + ROWS_AT_ONCE].ravel()
         land = np.flatnonzero(band)
-        overlap = engine.fine(fine, land + first * fine.nlon)
+        overlap = LatLonEngine().fine(fine, Patch(land + first * fine.nlon, grid))
         where = overlap.col * n_class + band[land][overlap.row] - 1
         area += np.bincount(where, overlap.area, area.size).reshape(area.shape)
     known = area.sum(1) > 0
