@@ -93,8 +93,8 @@ class Domain:
         comm.together(lambda: _refuse_lost(engine, host, placement.host_area))
 
         delivered = layout.split(placement.delivered)
-        own = tuple(layout.cells_of(tile, wanted) for tile, wanted in zip(layout.own, delivered, strict=True))
-        used = [i for i, cells in enumerate(own) if cells.size]
+        used = [i for i, wanted in enumerate(delivered) if wanted.any()]
+        own = {i: layout.cells_of(layout.own[i], delivered[i]) for i in used}
         tiles = layout.where(comm, [layout.own[i].index for i in used])
         to_host = comm.together(
             lambda: [_to_host(engine, emulator, own[i], patches[i].hosts, members[i]) for i in used]
