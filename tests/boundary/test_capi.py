@@ -22,6 +22,7 @@ class Recorder:
         self.made_with = (config, comm)
         self.put_values: dict[str, np.ndarray] = {}
         self.failure: BaseException | None = None
+        self.held: str | None = None
         self.finalized = 0
         self.grid: Any = None
 
@@ -162,6 +163,14 @@ def test_every_exception_is_a_status(hooks: Hooks, ffi: cffi.FFI, made: list[Rec
     made[0].failure = CouplerError("the last file was not written")
     assert hooks.finalize(handle) == ANSWERED + Status.INTERNAL
     assert text_of(hooks, ffi, handle) == (USAGE, "the last file was not written")
+
+
+def test_held_fields_are_a_warning_with_the_reason(hooks: Hooks, ffi: cffi.FFI, made: list[Recorder]) -> None:
+    handle = started(hooks, ffi)
+    assert hooks.step(handle, 2001) == OK
+    made[0].held = "class 'forest' of host cell 3: expected a finite fraction, got nan"
+    assert hooks.step(handle, 2002) == ANSWERED + Status.HELD == ANSWERED - 1
+    assert text_of(hooks, ffi, handle) == (OK, made[0].held)
 
 
 @pytest.mark.parametrize("length", [1, 2, 5, 6, 7, 8, 100])
