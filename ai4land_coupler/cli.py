@@ -133,6 +133,34 @@ def replay(
 
 @app.command()
 @ending_well
+def selfcheck(
+    grid: Annotated[str, typer.Option(help="Host grid: a file, FILE:NAME or latlon:STEP.")],
+    ranks: Annotated[str, typer.Option(help="Numbers of ranks, as in 1,2,3.")] = "1,2,3",
+    emulator: Annotated[str | None, typer.Option(help="Shipped name or folder; igbp-0p05 where left out.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Configuration of a run, in place of --emulator.")] = None,
+    engine: Annotated[str, typer.Option(help="Engines, as in latlon,esmf; the configuration's where left out.")] = "",
+    years: Annotated[int, typer.Option(help="Model years of a run, from 2.")] = 2,
+    lag: Annotated[str, typer.Option(help="0,1, or one of them.")] = "0,1",
+    launcher: Annotated[str, typer.Option(help="As in 'srun -n {n}'; mpirun where left out.")] = "",
+    limit: Annotated[float, typer.Option(help="Seconds that one run may take.")] = 3600.0,
+    folder: Annotated[
+        Path, typer.Option(help="Where all ranks can read and write; a temporary folder is made.")
+    ] = Path(),
+) -> None:
+    """Prove that ranks, deals of cells, restarts and lag change no bit on this machine; exit code 1 where they do."""
+    from ai4land_coupler import selfcheck
+    from ai4land_coupler.config import Config
+
+    if config is not None and emulator is not None:
+        raise typer.BadParameter("give --config or --emulator, not both")
+    chosen = Config.load(config) if config is not None else Config(emulator=emulator or "igbp-0p05")
+    engines = engine.split(",") if engine else [chosen.regrid.engine]
+    numbers = _numbers("--ranks", ranks), _numbers("--lag", lag)
+    raise typer.Exit(selfcheck.check(grid, numbers[0], chosen, engines, years, numbers[1], launcher, limit, folder))
+
+
+@app.command()
+@ending_well
 def plot(
     folder: Annotated[Path, typer.Argument(help="Folder of a run: ai4land_YYYY.nc.")],
     out: Annotated[Path | None, typer.Option(help="Where the PNGs go; the folder itself where left out.")] = None,
@@ -179,6 +207,13 @@ def config(
     from ai4land_coupler import buildinfo
 
     print(buildinfo.flags(cflags=cflags, fflags=fflags, libs=libs))
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"{option}: expected whole numbers with commas between them, got {text!r}") from error
 
 
 def _box(region: str | None) -> tuple[float, float, float, float] | None:
