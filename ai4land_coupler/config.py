@@ -120,7 +120,7 @@ class Config(Section):
         """Validate YAML text; relative paths refer to `folder`. ConfigError names the key and the nearest one."""
         try:
             tree = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
             raise ConfigError(f"{source} is not valid YAML: {error}") from error
         if not isinstance(tree, dict):
             raise ConfigError(f"{source} must be a mapping with at least the key `emulator`, got {type(tree).__name__}")

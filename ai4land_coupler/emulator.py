@@ -12,9 +12,10 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from ai4land_coupler.errors import EmulatorError
+from ai4land_coupler.errors import EmulatorError, GridError
 from ai4land_coupler.features import CHANNELS, Channel
 from ai4land_coupler.grids import RegularGrid
+from ai4land_coupler.heaps import refuse_endless
 from ai4land_coupler.unet import RECEPTIVE_FIELD, STRIDE, UNetConfig
 
 SHIPPED = Path(__file__).parent / "emulators"
@@ -78,7 +79,7 @@ class Emulator:
                 training=dict(d["training"]), path=path,
                 hash=hashlib.sha256(content).hexdigest(), weights_hash=weights_hash,
             )  # fmt: skip
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError, GridError) as error:
             raise EmulatorError(f"{path / 'emulator.yaml'}: missing or wrong entry: {error}") from error
 
     def base_map(self) -> NDArray[np.uint8]:
@@ -89,11 +90,17 @@ class Emulator:
     def _base_map(self) -> NDArray[np.uint8]:
         from netCDF4 import Dataset
 
-        with Dataset(self.path / "base_map.nc") as data:
-            data.set_auto_mask(False)
-            classes = np.asarray(data["class"][:], np.uint8)
+        path = self.path / "base_map.nc"
+        try:
+            refuse_endless(path)
+            with Dataset(path) as data:
+                data.set_auto_mask(False)
+                classes = np.asarray(data["class"][:], np.uint8)
+        except (OSError, RuntimeError, LookupError, ValueError, TypeError, MemoryError) as error:
+            raise EmulatorError(f"{path} cannot be read: {error}") from error
         if classes.shape != (self.fine.nlat, self.fine.nlon) or classes.max() > len(self.legend):
-            raise EmulatorError(f"base_map.nc: {classes.shape} classes to {classes.max()} do not fit the emulator")
+            most = classes.max(initial=0)
+            raise EmulatorError(f"base_map.nc: {classes.shape} classes to {most} do not fit the emulator")
         classes.flags.writeable = False
         return classes
 
@@ -103,6 +110,7 @@ class Emulator:
         It maps (B, static + classes, H, W) float32 to logits (B, classes, H, W) float32.
         """
         import torch
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         from ai4land_coupler.unet import UNet
@@ -111,10 +119,10 @@ class Emulator:
         if precision not in dtypes:
             raise EmulatorError(f"precision {precision!r}: expected one of {sorted(dtypes)}")
         net = UNet(self.unet)
-        state = load_file(self.path / "weights.safetensors")
         try:
+            state = load_file(self.path / "weights.safetensors")
             net.load_state_dict({name: tensor.float() for name, tensor in state.items()})
-        except RuntimeError as error:
+        except (OSError, RuntimeError, SafetensorError, LookupError, ValueError, TypeError, MemoryError) as error:
             raise EmulatorError(f"{self.path / 'weights.safetensors'}: {error}") from error
         net = net.in_precision(dtypes[precision]).eval().requires_grad_(False)
         return net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -137,7 +145,7 @@ def _read_yaml(path: Path) -> tuple[bytes, dict[str, Any]]:
         description = yaml.safe_load(content)
     except OSError as error:
         raise EmulatorError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise EmulatorError(f"{path}: is not YAML: {error}") from error
     if not isinstance(description, dict):
         raise EmulatorError(f"{path}: expected a mapping, found {type(description).__name__}")
@@ -156,7 +164,7 @@ def _verify(path: Path, hashes: dict[str, str]) -> None:
         if name not in hashes:
             raise EmulatorError(f"{path / 'emulator.yaml'}: no sha256 of {name}")
     for name, expected in hashes.items():
-        file = path / name
+        file = path / str(name)
         if not file.is_file():
             raise EmulatorError(f"emulator file {file} is missing")
         found = sha256_of(file)

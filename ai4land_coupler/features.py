@@ -6,6 +6,7 @@ it is asked in: box sums are exact integers, and only correctly rounded operatio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from ai4land_coupler.errors import EmulatorError
 from ai4land_coupler.grids import EARTH_RADIUS, RegularGrid
+from ai4land_coupler.heaps import refuse_endless
 
 Field = NDArray[np.float32]
 
@@ -27,6 +29,10 @@ class Channel:
     name: str
     mean: float = 0.0
     std: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
+            raise ValueError(f"channel {self.name}: a finite mean and std above 0 are expected, got {self}")
 
 
 class HasStatics(Protocol):
@@ -113,8 +119,11 @@ class Native:
     lon: NDArray[np.float64]
 
     def __post_init__(self) -> None:
-        if self.packed.shape != (self.lat.size, self.lon.size) or self.lat[0] > self.lat[-1]:
+        fits = self.packed.shape == (self.lat.size, self.lon.size) and min(self.packed.shape) >= 2
+        if not fits or not (np.diff(self.lat) > 0).all() or not np.isfinite(self.lon).all():
             raise EmulatorError(f"static field {self.packed.shape} does not fit its axes, south to north")
+        if not (np.isfinite(self.lat).all() and math.isfinite(self.scale) and math.isfinite(self.offset)):
+            raise EmulatorError("static field whose axes or packing are not finite")
 
     def place(self, window: Window) -> tuple[Places, Places]:
         """Return where the fine rows and columns of a window lie among the native ones."""
@@ -299,13 +308,17 @@ def read_natives(path: Path) -> dict[str, Native]:
     from netCDF4 import Dataset
 
     natives = {}
-    with Dataset(path) as data:
-        data.set_auto_maskandscale(False)
-        for name, variable in data.variables.items():
-            if variable.ndim == 2:
-                lat, lon = (np.asarray(data.variables[axis][:], np.float64) for axis in variable.dimensions)
-                packed = np.asarray(variable[:], np.int16)
-                natives[name] = Native(packed, float(variable.scale_factor), float(variable.add_offset), lat, lon)
+    try:
+        refuse_endless(path)
+        with Dataset(path) as data:
+            data.set_auto_maskandscale(False)
+            for name, variable in data.variables.items():
+                if variable.ndim == 2:
+                    lat, lon = (np.asarray(data.variables[axis][:], np.float64) for axis in variable.dimensions)
+                    packed = np.asarray(variable[:], np.int16)
+                    natives[name] = Native(packed, float(variable.scale_factor), float(variable.add_offset), lat, lon)
+    except (OSError, RuntimeError, LookupError, AttributeError, ValueError, TypeError, MemoryError) as error:
+        raise EmulatorError(f"{path} cannot be read: {error}") from error
     missing = [name for name in ("height", *CLIMATE, "koppen", *LINES) if name not in natives]
     if missing:
         raise EmulatorError(f"{path.name}: static fields {missing} are missing")

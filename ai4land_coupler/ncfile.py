@@ -9,6 +9,8 @@ import netCDF4
 import numpy as np
 from numpy.typing import NDArray
 
+from ai4land_coupler.heaps import refuse_endless
+
 
 def write(
     path: Path,
@@ -39,9 +41,10 @@ def write(
 def read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """All variables and global attributes of a file. Raises OSError where it is missing or damaged."""
     try:
+        refuse_endless(path)
         with netCDF4.Dataset(path) as file:
             file.set_auto_mask(False)
             variables = {name: np.asarray(variable[...]) for name, variable in file.variables.items()}
             return variables, {name: file.getncattr(name) for name in file.ncattrs()}
-    except (RuntimeError, AttributeError, ValueError) as error:
+    except (RuntimeError, LookupError, AttributeError, ValueError, TypeError, MemoryError) as error:
         raise OSError(f"{path}: {error}") from error

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai4land_coupler.errors import CouplerError
+from ai4land_coupler.heaps import refuse_endless
 
 MISSING = 1e19
 """Values at least this large count as missing, whatever the file's attributes say: LUH2 misspells `_FillValue`."""
@@ -69,7 +70,7 @@ class NcReader:
                 for fill in np.atleast_1d(getattr(variable, key, [])):
                     absent |= raw == fill
             packed = float(getattr(variable, "scale_factor", 1.0)), float(getattr(variable, "add_offset", 0.0))
-        except (OSError, RuntimeError, IndexError, ValueError, TypeError) as reason:
+        except (OSError, RuntimeError, IndexError, ValueError, TypeError, MemoryError) as reason:
             raise self.error(f"variable {name!r} cannot be read: {reason}") from reason
         if packed != (1.0, 0.0):
             values = values * packed[0] + packed[1]
@@ -81,8 +82,9 @@ class NcReader:
 def opened(path: Path, kind: type[CouplerError]) -> Iterator[NcReader]:
     """Open a file to read; raises `kind`, naming the file, where that fails or a read does."""
     try:
+        refuse_endless(path)
         data = netCDF4.Dataset(path)
-    except (OSError, RuntimeError) as reason:
+    except (OSError, RuntimeError, ValueError) as reason:  # ValueError: names that are no text
         raise kind(f"{path} cannot be read as netCDF: {reason}") from reason
     with data:
         least, size = _least_size(data), path.stat().st_size

@@ -86,11 +86,11 @@ class Restart:
             variables, attributes = ncfile.read(path)
         except OSError as error:
             raise RestartError(f"restart {path} cannot be read: {error}") from error
-        if attributes.get("format") != FORMAT or not {"year", "last", "state"} <= set(variables):
+        if str(attributes.get("format")) != FORMAT or not {"year", "last", "state"} <= set(variables):
             raise RestartError(f"{path} is not a restart of this plugin: expected format {FORMAT!r}, "
                                f"got {attributes.get('format')!r}")  # fmt: skip
         found = _content(path, variables, str(attributes.get("digest")))
-        if _checksum(found.year, found.last, found.digest, found.state, found.ahead) != attributes.get("checksum"):
+        if _checksum(found.year, found.last, found.digest, found.state, found.ahead) != str(attributes.get("checksum")):
             raise RestartError(f"restart {path} is damaged: its content does not have the checksum it was written with")
         theirs = {key: str(attributes.get(f"identity_{key}")) for key in IDENTITY}
         for key in IDENTITY:

@@ -148,6 +148,6 @@ def _years(file: NcReader) -> tuple[int, ...]:
             return tuple(int(units.split()[2].split("-")[0]) + int(np.floor(value)) for value in values)
         calendar = str(file.attribute("time", "calendar", "standard"))
         dates: Any = [netCDF4.num2date(value, units, calendar) for value in values]
-    except (ValueError, IndexError, TypeError) as reason:
+    except (ValueError, IndexError, TypeError, AttributeError, OverflowError) as reason:
         raise file.error(f"'time' with units {units!r} gives no years: {reason}") from reason
     return tuple(int(date.year) for date in dates)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ai4land_coupler import ncfile
 from ai4land_coupler.errors import RegridError
 from ai4land_coupler.grids import EARTH_RADIUS, HostGrid, wrap_longitude
+from ai4land_coupler.heaps import refuse_endless
 from ai4land_coupler.regrid.overlap import Overlap
 
 Float = NDArray[np.float64]
@@ -136,12 +137,13 @@ class Links:
 def read_links(path: Path) -> Links:
     """Read a weight file of either family; RegridError where it is none, damaged or not first-order conservative."""
     try:
+        refuse_endless(path)
         with netCDF4.Dataset(path) as data:
             data.set_auto_mask(False)
             attributes = {name: data.getncattr(name) for name in data.ncattrs()}
             _refuse_method(attributes, path)
             return _links(data, attributes, Path(path))
-    except (OSError, RuntimeError, IndexError, ValueError, AttributeError) as reason:
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, MemoryError) as reason:
         raise RegridError(f"regrid.file {path} cannot be read as netCDF: {reason}") from reason
 
 
