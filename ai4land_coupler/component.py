@@ -43,11 +43,11 @@ class Component:
         self.config = config
         self.emulator = emulator
         self._comm: Communicator | None = comm
+        self._years: Years | None = None
         self._legend = StateLegend.of(config.state, emulator.legend)
         self._precision = choose_precision(config.precision)
         self._runner = TileRunner(emulator, config.constraint.mode, self._precision, config.workers.threads)
         self._publisher = Publisher(config.output, emulator, self._provenance(), comm.rank == 0)
-        self._years: Years | None = None
         self._put: dict[str, NDArray[np.float64]] = {}
         self._recorder: Recorder | None = None
 
@@ -93,6 +93,7 @@ class Component:
         comm.together(self._refuse_second_grid)
         domain = Domain.build(comm, self.emulator, self.config.regrid, grid)
         self._years = Years(comm, domain, self.emulator, self._runner, self._publisher, self.config.lag)
+        self._publisher.know(self._provenance())
         if self._recorder is not None:
             self._recorder.grid(comm, grid)
 
@@ -268,7 +269,11 @@ class Component:
         }
 
     def _provenance(self) -> dict[str, str]:
-        return provenance.collect(self.emulator, self.config, self._precision)
+        known = provenance.collect(self.emulator, self.config, self._precision)
+        if self._years is None:
+            return known
+        domain = self._years.domain
+        return known | {"regrid_engine": domain.engine, "host_grid": domain.hosts.fingerprint}
 
     def _open_record(self, comm: Communicator) -> None:
         if self.config.record is not None:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,12 @@ class Publisher:
             self._writer = YearWriter(config.folder, emulator, provenance, config.compression, config.fractions)
             if speaks:
                 self._writer.check_writable()
+
+    def know(self, provenance: Mapping[str, str]) -> None:
+        """Take up what is known of the run once there is a grid."""
+        self._provenance = provenance
+        if self._writer is not None:
+            self._writer = replace(self._writer, provenance=provenance)
 
     def write(self, comm: Communicator, domain: Domain, fields: YearFields, year: int, held: str = "") -> None:
         """Write the file of a year, with why its fields are held if so; OutputError on every rank. Collective."""

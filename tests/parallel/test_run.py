@@ -86,6 +86,25 @@ def test_a_run_on_two_ranks_writes_years_report_and_restart(files: tuple[Path, n
         assert set(entry["seconds"]) >= {"regrid", "features", "unet", "constraint", "exchange", "output", "total"}
 
 
+def test_outputs_restarts_and_the_report_say_what_made_them(files: tuple[Path, np.ndarray]) -> None:
+    folder, _ = files
+    assert mpirun(2, *AI4LAND, "run", "run.yaml", "states.nc", "--restart-to", "p.nc", cwd=folder).returncode == 0
+    report = json.loads((folder / "out" / "report.json").read_text())
+    said = report["provenance"]
+    assert said["regrid_engine"] == "latlon"
+    assert len(said["host_grid"]) == len(said["emulator_hash"]) == len(said["weights_hash"]) == 64
+    assert "torch" in said["versions"]
+    assert "emulator: " in said["configuration"]
+    for path in (folder / "out" / f"ai4land_{YEARS[0]}.nc", folder / "p.nc"):
+        with netCDF4.Dataset(path) as file:
+            assert {name: file.getncattr(name) for name in said} == said
+    with netCDF4.Dataset(folder / "out" / f"ai4land_{YEARS[0]}.nc") as file:
+        lost = np.nansum(file["unplaced"][:].filled(np.nan), axis=(1, 2)) * 1e-6
+    first = report["years"][0]
+    assert np.allclose(lost, list(first["unplaced_area_km2"].values()), rtol=1e-12, atol=1e-9)
+    assert (first["unplaced_cells"] > 0) == (lost.sum() > 0)
+
+
 def test_a_run_is_taken_up_from_its_restart(files: tuple[Path, np.ndarray]) -> None:
     folder, _ = files
     first = (sys.executable, "-m", "ai4land_coupler", "run", "run.yaml", "states.nc")
