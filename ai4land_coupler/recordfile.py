@@ -1,9 +1,12 @@
 """The record of a run in netCDF-4: written a call at a time, readable after a crash up to the last whole call."""
 
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+import resource
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +18,14 @@ from numpy.typing import NDArray
 from ai4land_coupler.answer import Answer
 from ai4land_coupler.errors import OutputError
 from ai4land_coupler.grids import HostGrid
+from ai4land_coupler.heaps import refuse_endless
 
 FORMAT = "ai4land_coupler record 1"
 TEXTS = ("hook", "arguments", "message", "digest", "columns", "held", "contents", "checksum")
 NUMBERS = ("rank", "year", "status", "answer_year", "has_answer", "has_put", "complete")
 ALL_RANKS = -1
+SLACK = 1 << 16
+"""Bytes that a call needs at most beside what was put and the restart it read."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,7 @@ class RecordWriter:
         if path.exists():
             path.replace(path.with_name(path.name + ".1"))
         self._path = path
+        self._room = path.with_name(path.name + ".room")
         self._file = file = netCDF4.Dataset(path, "w", format="NETCDF4")
         file.set_auto_maskandscale(False)
         file.setncatts({**provenance, "format": FORMAT, "configuration": configuration, "ranks": np.int64(ranks)})
@@ -85,6 +92,7 @@ class RecordWriter:
     def grid(self, grid: RecordedGrid) -> None:
         """The host's cells, once."""
         file, cells = self._file, grid.cells
+        self._need(sum(values.nbytes for values in _grid_arrays(grid).values()))
         file.createDimension("host_cell", cells.size)
         file.createDimension("vertex", cells.nvertex)
         for name, values in _grid_arrays(grid).items():
@@ -102,6 +110,7 @@ class RecordWriter:
     def append(self, call: Call, put: Put | None = None, restart: bytes | None = None) -> None:
         """A call, with what was put before it, or the bytes of the restart it read."""
         file, i = self._file, len(self._file.dimensions["call"])
+        self._need((put.values.nbytes if put else 0) + len(restart or b""))
         if put is not None:
             file["put"][i] = put.values
             file["was_put"][i] = put.there
@@ -120,6 +129,21 @@ class RecordWriter:
         for name, number in zip(NUMBERS, numbers, strict=True):
             file[name][i] = int(number)
         self.sync()
+
+    def _need(self, size: int) -> None:
+        """Raise OSError where there is no room for this many bytes and the file's own, before it is touched.
+
+        HDF5 cannot give up a write half-way: a file whose disk became full in one cannot be read again.
+        """
+        size += SLACK
+        most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        if most != resource.RLIM_INFINITY and self._path.stat().st_size + size > most:
+            raise OSError(errno.EFBIG, f"no file may be larger than {most} bytes here")
+        try:
+            with self._room.open("wb") as room:
+                os.posix_fallocate(room.fileno(), 0, size)
+        finally:
+            self._room.unlink(missing_ok=True)
 
     def sync(self) -> None:
         """Bring everything to the disk."""
@@ -142,7 +166,8 @@ class Record:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
+        with self._readable():
+            refuse_endless(path)
             self._file = file = netCDF4.Dataset(path)
             file.set_auto_maskandscale(False)
             if getattr(file, "format", None) != FORMAT:
@@ -157,33 +182,36 @@ class Record:
             self._numbers = {name: file[name][:] for name in NUMBERS}
             complete = self._numbers["complete"] == 1
             self.calls = tuple(self._call(i) for i in range(int(np.argmin([*complete, False]))))
-            self.unfinished = len(complete) - len(self.calls)
-        except OutputError:
-            raise
-        except (OSError, RuntimeError, KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
-            raise OutputError(f"record {path} cannot be read: {type(error).__name__}: {error}") from error
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError, LookupError, ValueError, AttributeError, TypeError, MemoryError) as error:
+            raise OutputError(f"record {self.path} cannot be read: {type(error).__name__}: {error}") from error
 
     def grid(self) -> tuple[RecordedGrid, bool]:
         """The host's cells, and whether they are those that were written."""
-        part = {name: np.asarray(self._file[name][...]) for name in GRID}
-        grid = RecordedGrid(
-            HostGrid(part["cell_id"], part["vertex_lon"], part["vertex_lat"], part["land_fraction"]),
-            part["rank_of_cell"], part["position"],
-        )  # fmt: skip
-        return grid, _sha(part.values()) == self.attributes.get("grid_checksum")
+        with self._readable():
+            part = {name: np.asarray(self._file[name][...]) for name in GRID}
+        cells = HostGrid(part["cell_id"], part["vertex_lon"], part["vertex_lat"], part["land_fraction"])
+        same = _sha(part.values()) == self.attributes.get("grid_checksum")
+        return RecordedGrid(cells, part["rank_of_cell"], part["position"]), same
 
     def put(self, i: int) -> Put | None:
         """What was put before call i."""
         if not self._numbers["has_put"][i]:
             return None
-        return Put(np.asarray(self._file["put"][i]), np.asarray(self._file["was_put"][i]))
+        with self._readable():
+            return Put(np.asarray(self._file["put"][i]), np.asarray(self._file["was_put"][i]))
 
     def restart(self, i: int) -> bytes | None:
         """The restart file that call i read; none where there was none to read."""
         if f"restart_{i}" not in self._file.variables:
             return None
-        variable = self._file[f"restart_{i}"]
-        return bytes(variable[: int(variable.length)].tobytes())
+        with self._readable():
+            variable = self._file[f"restart_{i}"]
+            return bytes(variable[: int(variable.length)].tobytes())
 
     def intact(self, i: int) -> bool:
         """Whether call i is as it was written, to the bit."""

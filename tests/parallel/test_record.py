@@ -201,11 +201,17 @@ def test_a_record_that_cannot_be_made_is_one_warning(
 def test_a_full_disk_stops_the_record_and_not_the_run(
     recorded: tuple[Path, str], emulator: Path, tmp_path: Path
 ) -> None:
-    """A limit on the size of files, 250 kB, stands for the disk: the record would have 370."""
-    out, err, code = host(tmp_path, emulator, 3, "record.nc", "--limit", "250000")
+    """A limit on the size of files, 370 kB, stands for the disk: what it holds by then is whole."""
+    out, err, code = host(tmp_path, emulator, 3, "record.nc", "--limit", "370000")
     assert code == 0, err
     assert out == recorded[1]
     assert err.count("recording stops, the run goes on") == 1
+    record, whole = Record(tmp_path / "record.nc"), Record(recorded[0])
+    assert 3 < len(record.calls) < len(whole.calls)
+    assert not record.finalized
+    assert all(record.intact(i) for i in range(len(record.calls)))
+    assert [call.answer for call in record.calls] == [call.answer for call in whole.calls[: len(record.calls)]]
+    assert not (tmp_path / "record.nc.room").exists()
 
 
 def test_an_older_record_is_kept_beside_the_new_one(emulator: Path, tmp_path: Path) -> None:
