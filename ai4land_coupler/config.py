@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -160,9 +161,17 @@ def _explain(entry: Any) -> str:
         return f"unknown key `{where}`; did you mean `{near[0]}`? known here: {', '.join(known)}"
     if entry["type"] == "missing":
         return f"the key `{where}` is required"
-    got = f", got {entry['input']!r}" if not isinstance(entry["input"], dict) else ""
+    got = f", got {_shown(entry['input'])}" if not isinstance(entry["input"], dict) else ""
     message = entry["msg"].removeprefix("Value error, ")
     return f"{where}: {message}{got}" if where else message
+
+
+def _shown(value: Any) -> str:
+    """A value as it stands in the file, cut to fit a line, whatever it is."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # an integer of thousands of digits
+        return f"a very long {type(value).__name__}"
 
 
 def _keys_at(location: tuple[Any, ...]) -> list[str]:

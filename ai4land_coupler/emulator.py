@@ -118,7 +118,8 @@ class Emulator:
         dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
         if precision not in dtypes:
             raise EmulatorError(f"precision {precision!r}: expected one of {sorted(dtypes)}")
-        net = UNet(self.unet)
+        with torch.random.fork_rng(devices=[]):  # a Python host's random numbers go on as they would
+            net = UNet(self.unet)
         try:
             state = load_file(self.path / "weights.safetensors")
             net.load_state_dict({name: tensor.float() for name, tensor in state.items()})

@@ -185,6 +185,7 @@ def _on_land(
     over_tiles = HostSums.build(comm, hosts, *np.divmod(pair, max(overlap.n_col, 1)))
     weighted = overlap.area * emulator_land[overlap.row]
     sums = [np.bincount(of, weights=values, minlength=pair.size) for values in (overlap.area, weighted)]
+    sums = [part.astype(np.float64) for part in sums]  # of nothing, on a rank without tiles, bincount makes integers
     whole, reached = over_tiles(comm, np.stack(sums, axis=1))
     plain = reached == 0
     scale = whole * hosts.own.land_fraction / np.maximum(np.where(plain, whole, reached), np.finfo(float).tiny)

@@ -30,6 +30,7 @@ class Publisher:
         self._provenance = provenance
         self._speaks = speaks
         self._folder = config.folder if config else None
+        self._last: YearReport | None = None
         self._reports: list[YearReport] = []
         self._files: list[str] = []
         self._writer: YearWriter | None = None
@@ -69,12 +70,12 @@ class Publisher:
     def tell(self, comm: Communicator, report: YearReport, watch: Stopwatch) -> None:
         """Finish the year's report with its seconds, log it and rewrite report.json. Collective."""
         watch.finish()
-        before = self._reports[-1] if self._reports else None
-        self._reports.append(report)
+        before, self._last = self._last, report
         if self._speaks:
             log.info(report.line(before))
         folder = self._folder
         if folder is not None:
+            self._reports.append(report)
             whole = run_report(self._reports, self._provenance, self._files)
             comm.together(lambda: write_report(folder, whole) if self._speaks else None)
 

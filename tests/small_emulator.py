@@ -20,9 +20,7 @@ WIDTHS = (16, 16, 16)
 """Below 16 channels the convolutions of oneDNN take a path whose bits depend on the size of the tile."""
 
 
-def build(
-    folder: Path, legend: tuple[str, ...] = LEGEND, seed: int = 1, coarse: tuple[int, int] = COARSE
-) -> Path:
+def build(folder: Path, legend: tuple[str, ...] = LEGEND, seed: int = 1, coarse: tuple[int, int] = COARSE) -> Path:
     """Write an emulator into `folder` and return it."""
     folder.mkdir(parents=True, exist_ok=True)
     fine = (coarse[0] * RATIO, coarse[1] * RATIO)

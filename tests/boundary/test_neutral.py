@@ -12,9 +12,14 @@ from building import HOSTS, Compile, run
 from mpi import environment, mpirun
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_process_is_left_as_found(compiled: Compile, config: Path, tmp_path: Path, ranks: int) -> None:
-    """Traps, rounding, signals, threads, folder, locale, environment and MPI error handlers; nothing on stdout."""
+@pytest.mark.parametrize(("ranks", "lag"), [(1, 0), (2, 0), (2, 1)])
+def test_process_is_left_as_found(compiled: Compile, config: Path, tmp_path: Path, ranks: int, lag: int) -> None:
+    """A host that traps floating-point exceptions and flushes denormals all through its run, failing hooks included.
+
+    Compared after every hook: traps, flags, rounding, signal handlers and mask, timer, OpenMP threads, folder, locale,
+    environment, umask, limits, processors, the sequence of rand, MPI error handlers; and nothing is on stdout.
+    """
+    config.write_text(config.read_text() + f"lag: {lag}\n")
     done = mpirun(ranks, compiled("neutral.c", more=("-fopenmp",)), config, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
