@@ -18,7 +18,7 @@ NEEDS_system := mpirun:openmpi-bin:openmpi mpicc:libopenmpi-dev:openmpi-mpicc mp
                 gcc:gcc:c-compiler gfortran:gfortran:fortran-compiler cmake:cmake:cmake pkg-config:pkg-config:pkg-config \
                 nc-config:libnetcdf-dev:libnetcdf nf-config:libnetcdff-dev:netcdf-fortran \
                 Python.h:python3-dev:python ensurepip:python3-venv:python libc.so:libc6-dev:sysroot_linux-64
-NEEDS_system-test := g++:g++:gxx cdo:cdo:cdo
+NEEDS_system-test := g++:g++:gxx cdo:cdo:cdo valgrind:valgrind:valgrind
 
 # Root may run mpirun (containers), and more ranks than cores may run; for Open MPI 4 and 5.
 export OMPI_ALLOW_RUN_AS_ROOT := 1

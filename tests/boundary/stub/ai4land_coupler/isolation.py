@@ -1,0 +1,5 @@
+"""Nothing to load."""
+
+
+def load() -> None:
+    """Nothing."""
