@@ -21,7 +21,7 @@ STATUSES = [1, 0, 0, 0, 5, 0, 1, 5, 6, 0, 0, 0, 0, 10, 0]
 
 @pytest.fixture(scope="module")
 def emulator(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_emulator.build(tmp_path_factory.mktemp("emulator"))
+    return small_emulator.build(tmp_path_factory.mktemp("emulator"), coarse=(8, 16))
 
 
 def host(folder: Path, emulator: Path, ranks: int, record: str, *options: str, more: str = "") -> tuple[str, str, int]:
@@ -161,7 +161,7 @@ def test_held_years_and_years_in_the_making_replay(emulator: Path, tmp_path: Pat
 
 
 def test_other_weights_are_refused_with_both_sides_named(recorded: tuple[Path, str], tmp_path: Path) -> None:
-    small_emulator.build(tmp_path / "other", seed=2)
+    small_emulator.build(tmp_path / "other", seed=2, coarse=(8, 16))
     config = tmp_path / "other.yaml"
     config.write_text("emulator: ./other\n")
     done = replay(recorded[0], 1, "--config", config)

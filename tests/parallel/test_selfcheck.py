@@ -13,7 +13,7 @@ GRID = ("--grid", "latlon:22.5")
 
 @pytest.fixture(scope="module")
 def emulator(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_emulator.build(tmp_path_factory.mktemp("emulator"))
+    return small_emulator.build(tmp_path_factory.mktemp("emulator"), coarse=(8, 16))
 
 
 def selfcheck(emulator: Path, folder: Path, *options: str | Path) -> subprocess.CompletedProcess[str]:
