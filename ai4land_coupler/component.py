@@ -279,7 +279,7 @@ class Component:
         if self.config.record is not None:
             from ai4land_coupler.record import Recorder
 
-            self._recorder = Recorder.open(comm, self.config.record, self.config, self.legend)
+            self._recorder = Recorder.open(comm, self.config.record, self.config, self.legend, self._provenance())
 
     @contextmanager
     def _noted(self, write: "Callable[[Recorder, int, str, Answer | None], None]") -> Iterator[None]:

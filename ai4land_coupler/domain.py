@@ -173,9 +173,7 @@ def _patches(engine: Engine, layout: Layout, reaching: HostGrid) -> tuple[list[P
     tile, cell = engine.bounds(reaching, layout.emulator.coarse).touched(layout.grid)
     order = np.argsort(tile, kind="stable")
     tile, cell = tile[order], cell[order]
-    members = [
-        cell[np.searchsorted(tile, own.index) : np.searchsorted(tile, own.index, "right")] for own in layout.own
-    ]
+    members = [cell[np.searchsorted(tile, own.index) : np.searchsorted(tile, own.index, "right")] for own in layout.own]
     cells = layout.split(layout.plot.cells)
     return [Patch(part, reaching.take(some)) for part, some in zip(cells, members, strict=True)], members
 

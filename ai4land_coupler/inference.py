@@ -79,9 +79,7 @@ class TileRunner:
             classes = quota(fractions, area > 0, cells.block(cells.cells + 1), counted)
         return TileFields(cells.unblock(fractions), cells.unblock(classes), np.ascontiguousarray(residual.T))
 
-    def _logits(
-        self, work: TileWork, blocks: NDArray[np.int64], watch: Stopwatch
-    ) -> NDArray[np.float32]:
+    def _logits(self, work: TileWork, blocks: NDArray[np.int64], watch: Stopwatch) -> NDArray[np.float32]:
         """The network's answer (m, K, ratio^2) for m coarse cells of a tile, run on the rectangle that holds them."""
         halo, ratio, cells = self._emulator.halo, work.cells.ratio, work.cells
         row, col = np.divmod(blocks, cells.tile.size // ratio)

@@ -81,9 +81,7 @@ def _owners(touched: NDArray[np.bool_], has_land: NDArray[np.bool_], ranks: int)
     return owner
 
 
-def _plot(
-    emulator: Emulator, grid: RegularGrid, owner: Index, own: tuple[Tile, ...]
-) -> tuple[Plot, tuple[Index, ...]]:
+def _plot(emulator: Emulator, grid: RegularGrid, owner: Index, own: tuple[Tile, ...]) -> tuple[Plot, tuple[Index, ...]]:
     coarse, ratio = emulator.coarse, emulator.coarse.ratio_to(emulator.fine)
     side = emulator.tile // ratio
     windows = [coarse_around(tile, coarse, ratio, emulator.halo) for tile in own]
