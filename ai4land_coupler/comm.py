@@ -66,6 +66,10 @@ class Communicator:
         except Exception as error:  # the other ranks must hear of any failure
             failure = (int(Status.INTERNAL), f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
             self.agree(failure, cause=error)
+        except BaseException as error:  # an exit or an interrupt of this rank, which goes on here
+            with contextlib.suppress(CouplerError):
+                self.agree((int(Status.INTERNAL), f"{type(error).__name__}: {error}"))
+            raise
         self.agree(failure)
         return result
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ai4land_coupler.constraint import close, quota
 from ai4land_coupler.emulator import Emulator
-from ai4land_coupler.errors import ConstraintError
+from ai4land_coupler.errors import ConstraintError, DeviceError
 from ai4land_coupler.features import StaticFeatures, coarse_window
 from ai4land_coupler.provenance import processor_flags
 from ai4land_coupler.tiles import TileWork
@@ -57,6 +57,8 @@ class TileRunner:
                 fields.append(self._tile(work, watch))
                 done()
             return fields
+        except RuntimeError as error:
+            raise _named(error) from error
         finally:
             torch.set_num_threads(threads)
 
@@ -125,6 +127,14 @@ class TileRunner:
             grid = self._emulator.coarse
             where = f"{grid.lat[cell // grid.nlon]:.2f} N {grid.lon[cell % grid.nlon]:.2f} E"
             raise ConstraintError(f"coarse cell {cell + 1} at {where}: {error}") from error
+
+
+def _named(error: RuntimeError) -> Exception:
+    """What torch raises, as an error of the plugin: a device that failed, or memory that ran out."""
+    of_device = tuple(filter(None, (getattr(torch, name, None) for name in ("OutOfMemoryError", "AcceleratorError"))))
+    if isinstance(error, of_device) or "CUDA" in str(error):
+        return DeviceError(f"the device failed: {error}; look at its memory and at what else runs on it")
+    return MemoryError(str(error)) if "can't allocate memory" in str(error) else error
 
 
 def _reach(first: NDArray[np.int64], width: int) -> slice:

@@ -1,0 +1,59 @@
+"""What goes wrong on one rank, in a disk or in memory ends in one status on all ranks, and the run goes on."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import small_emulator
+from mpi import mpirun
+
+from ai4land_coupler.errors import Status
+
+PROGRAM = Path(__file__).parent / "programs" / "misfortune.py"
+OTHER = 100
+"""What a rank gets that was interrupted itself: its own exception, not an error of the plugin."""
+
+CASES = {
+    "python": (Status.INTERNAL, Status.INTERNAL),
+    "memory": (Status.INTERNAL, Status.INTERNAL),
+    "torch memory": (Status.INTERNAL, Status.INTERNAL),
+    "device memory": (Status.DEVICE, Status.DEVICE),
+    "device": (Status.DEVICE, Status.DEVICE),
+    "interrupt": (Status.INTERNAL, OTHER),
+    "exit": (Status.INTERNAL, OTHER),
+    "full": (Status.OUTPUT, Status.OUTPUT),
+    "lost": (Status.OUTPUT, Status.OUTPUT),
+}
+
+MANY, ALIKE = pytest.mark.long, ("memory", "torch memory", "device", "exit")
+"""Cases that take the same way as another one."""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An emulator of eight tiles."""
+    return small_emulator.build(tmp_path_factory.mktemp("tiny"), coarse=(8, 16))
+
+
+@pytest.mark.parametrize("what", [pytest.param(what, marks=MANY if what in ALIKE else ()) for what in CASES])
+def test_lag_0_hears_at_once(tiny: Path, tmp_path: Path, what: str) -> None:
+    """The year fails on both ranks; every file is whole; taken up from the last restart it ends with the same bits."""
+    done = mpirun(2, sys.executable, PROGRAM, tiny, tmp_path, what, "0", timeout=60)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["got"]["step"] == list(CASES[what]), result
+    if what in ("full", "lost"):
+        assert result["got"]["restart"] == [Status.OUTPUT] * 2
+    assert result["same"]
+
+
+@pytest.mark.parametrize("what", ["python", pytest.param("device memory", marks=MANY), "full"])
+def test_lag_1_hears_a_year_later(tiny: Path, tmp_path: Path, what: str) -> None:
+    """What fails in the thread is told by the next step; what fails in writing by the step that writes."""
+    done = mpirun(2, sys.executable, PROGRAM, tiny, tmp_path, what, "1", timeout=60)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    told = result["got"]["step" if what == "full" else "next"]
+    assert told == list(CASES[what]), result
+    assert result["same"]
