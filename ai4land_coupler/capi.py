@@ -96,7 +96,7 @@ class Hooks:
 
         def step() -> Status:
             component = self._component(handle)
-            component.step(year)
+            component.advance(year)
             if component.held is None:
                 return Status.OK
             self._texts[handle] = component.held

@@ -120,9 +120,16 @@ class Component:
         the last good year is then still served, and this one may be tried again. Where bad values are configured to
         hold last year's fields they are served, and `held` says why.
         """
+        self.advance(year, state)
+        fields = self._gridded().served
+        return {name: fields.fine(k) for k, name in enumerate(self.emulator.legend)}
+
+    def advance(self, year: int, state: Mapping[str, ArrayLike] | None = None) -> None:
+        """What `step` does, for hosts that `get` the fields they want. Collective."""
         comm, watch = self._alive(), Stopwatch()
         with self._noted(lambda record, *end: record.step(comm, year, self._put, *end)):
             comm.together(lambda: self._complete(year, state or {}))
+            _refuse_different_years(comm, year)
             years = self._gridded()
             try:
                 own = comm.together(self._judged)
@@ -133,7 +140,6 @@ class Component:
             else:
                 years.advance(year, own, watch)
         self._put = {}
-        return {name: years.served.fine(k) for k, name in enumerate(self.emulator.legend)}
 
     def size(self, grid: str) -> int:
         """Number of this rank's cells on "fine" or "host". Local."""
@@ -311,6 +317,12 @@ class Component:
         if years.fields is None:
             return None
         return Answer.of(self._alive(), years.fields, years.domain.hosts.own.cell_id, self.held or "")
+
+
+def _refuse_different_years(comm: Communicator, year: int) -> None:
+    first, last = comm.min(year), -(comm.min(-year) or 0)
+    if first != last:
+        raise UsageError(f"step: expected one year on all ranks, got {first} on some and {last} on others")
 
 
 def _refuse_year(year: int, last: int, time: str) -> None:

@@ -65,19 +65,20 @@ class Publisher:
 
         coarse = self._coarse(comm, domain, fields)
         path = self._writer.write(comm, year, domain.tiles, domain.owner, local, coarse, held)
-        self._files.append(str(path))
+        if str(path) not in self._files:
+            self._files.append(str(path))
 
     def tell(self, comm: Communicator, report: YearReport, watch: Stopwatch) -> None:
         """Finish the year's report with its seconds, log it and rewrite report.json. Collective."""
         watch.finish()
+        if (folder := self._folder) is not None:
+            reports = [*self._reports, report]
+            whole = run_report(reports, self._provenance, self._files)
+            comm.together(lambda: write_report(folder, whole) if self._speaks else None)
+            self._reports = reports
         before, self._last = self._last, report
         if self._speaks:
             log.info(report.line(before))
-        folder = self._folder
-        if folder is not None:
-            self._reports.append(report)
-            whole = run_report(self._reports, self._provenance, self._files)
-            comm.together(lambda: write_report(folder, whole) if self._speaks else None)
 
     def summarise(self) -> None:
         """Log where the files are."""

@@ -162,8 +162,8 @@ class Years:
         fields, report = self._finish(begun, tiles)
         with begun.watch.stage("output"):
             self._publisher.write(self._comm, self.domain, fields, fields.year)
-        self.fields, self._report = fields, report
         self._publisher.tell(self._comm, report, begun.watch)
+        self.fields, self._report = fields, report
 
     def _launch(self, begun: Begun) -> None:
         """Refine the tiles of a year while the host integrates."""

@@ -41,7 +41,7 @@ class Recorder:
     def size(self, grid: str) -> int:
         return 2**40
 
-    def step(self, year: int) -> None:
+    def advance(self, year: int) -> None:
         if self.failure:
             raise self.failure
 

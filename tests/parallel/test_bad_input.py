@@ -26,6 +26,7 @@ EVERYWHERE = {
     "put_unknown": (Status.USAGE, "unknown class 'foreset'"),
     "put_length": (Status.USAGE, "one a host cell of this rank"),
     "class_missing": (Status.BAD_INPUT, "'forest' was not put since the last step"),
+    "years_differ": (Status.USAGE, "expected one year on all ranks, got 2001 on some and 2002 on others"),
     "nan": (Status.BAD_INPUT, "expected a finite fraction, got nan"),
     "negative": (Status.BAD_INPUT, "a fraction of at least 0, got -0.1"),
     "above_one": (Status.BAD_INPUT, "at most 1 of the land, got 1.5"),

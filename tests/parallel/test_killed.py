@@ -39,8 +39,17 @@ def final(folder: Path) -> dict[str, np.ndarray]:
         return dict(file)
 
 
-def interrupted(emulator: Path, folder: Path, lag: int, ranks: int, how: str, delay: float, chance: random.Random):
-    """Start the run and kill one rank `delay` seconds after it integrates; whether it was killed before it ended."""
+def interrupted(
+    emulator: Path,
+    folder: Path,
+    lag: int,
+    ranks: int,
+    how: str,
+    delay: float,
+    chance: random.Random,
+    by: signal.Signals,
+) -> bool:
+    """Start the run and end one rank `delay` seconds after it integrates; whether that came before its own end."""
     for pid in folder.glob("pid.*"):
         pid.unlink()
     command = [*launcher(), "-n", str(ranks), sys.executable, PROGRAM, emulator, folder, str(lag), how]
@@ -57,7 +66,7 @@ def interrupted(emulator: Path, folder: Path, lag: int, ranks: int, how: str, de
         if killed:
             victim = int((folder / f"pid.{chance.randrange(ranks)}").read_text())
             with contextlib.suppress(ProcessLookupError):
-                os.kill(victim, signal.SIGKILL)
+                os.kill(victim, by)
         _, said = run.communicate(timeout=LIMIT)
         assert killed or run.returncode == 0, said
         return killed
@@ -76,7 +85,9 @@ def whole(folder: Path) -> int:
     return len(list(folder.glob("ai4land_*.nc")))
 
 
-def kill_often(kills: int, emulator: Path, alone, tmp_path: Path, seed: int) -> None:
+def kill_often(
+    kills: int, emulator: Path, alone, tmp_path: Path, seed: int, by: signal.Signals = signal.SIGKILL
+) -> None:
     lag, expected, seconds = alone
     chance, done, runs = random.Random(seed), 0, 0
     while done < kills:
@@ -85,7 +96,7 @@ def kill_often(kills: int, emulator: Path, alone, tmp_path: Path, seed: int) -> 
         while not (folder / "final.npz").exists():
             delay = chance.uniform(0, seconds) if done < kills else LIMIT
             ranks, how = chance.choice([(1, "bands"), (2, "random"), (3, "last")])
-            done += interrupted(emulator, folder, lag, ranks, how, delay, chance)
+            done += interrupted(emulator, folder, lag, ranks, how, delay, chance, by)
             whole(folder)
         runs += 1
         found = final(folder)
@@ -95,6 +106,11 @@ def kill_often(kills: int, emulator: Path, alone, tmp_path: Path, seed: int) -> 
 
 def test_a_killed_run_ends_as_if_left_alone(emulator, left_alone, tmp_path) -> None:
     kill_often(3, emulator, left_alone, tmp_path, seed=1)
+
+
+def test_a_run_ended_by_the_scheduler_too(emulator, left_alone, tmp_path) -> None:
+    """SIGTERM, which the plugin leaves to the host: one without a handler of its own ends."""
+    kill_often(1, emulator, left_alone, tmp_path, seed=3, by=signal.SIGTERM)
 
 
 @pytest.mark.long
