@@ -86,14 +86,23 @@ class Communicator:
         """A picklable value of rank `root`, on every rank."""
         return self._comm.bcast(value, root=root)
 
-    def alltoall(self, rows: NDArray[Any], counts: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """Send counts[r] consecutive rows to each rank r; what came, rank after rank, and how many rows from each."""
+    def alltoall(
+        self, rows: NDArray[Any], counts: NDArray[np.int64], picks: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Send counts[r] consecutive rows, or rows[picks], to each rank r.
+
+        Returns what came, rank after rank, and how many rows from each. A rank without memory fails on all.
+        """
         arriving = np.empty_like(counts)
         self._comm.Alltoall(counts, arriving)
-        rows = np.ascontiguousarray(rows)
-        out = np.empty((int(arriving.sum()), *rows.shape[1:]), dtype=rows.dtype)
-        with _row_type(rows) as row:
-            self._comm.Alltoallv([_bytes(rows), (counts, _starts(counts)), row],
+
+        def room() -> tuple[NDArray[Any], NDArray[Any]]:
+            sent = np.ascontiguousarray(rows if picks is None else rows[picks])
+            return sent, np.empty((int(arriving.sum()), *sent.shape[1:]), dtype=sent.dtype)
+
+        sent, out = self.together(room)
+        with _row_type(sent) as row:
+            self._comm.Alltoallv([_bytes(sent), (counts, _starts(counts)), row],
                                  [_bytes(out), (arriving, _starts(arriving)), row])  # fmt: skip
         self._count(out)
         return out, arriving

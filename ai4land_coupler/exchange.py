@@ -53,7 +53,7 @@ class Route:
 
     def __call__(self, comm: Communicator, rows: NDArray[T]) -> NDArray[T]:
         """Rows (n, ...) of this rank to the rows (w, ...) it wants. Collective."""
-        return comm.alltoall(rows[self.picks], self.counts)[0][self.order]
+        return comm.alltoall(rows, self.counts, self.picks)[0][self.order]
 
 
 @dataclass(frozen=True, eq=False)
