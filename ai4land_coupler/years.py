@@ -118,7 +118,10 @@ class Years:
                 self.land()
 
     def land(self) -> None:
-        """Serve the year in the making, if there is one; what its thread raised is raised on every rank. Collective."""
+        """Serve the year in the making, if there is one; what its thread raised is raised on every rank. Collective.
+
+        A year that was refined but could not be written stays, for the step to be tried again.
+        """
         if self._ahead is None:
             return
         ahead, self._ahead = self._ahead, None
@@ -126,7 +129,9 @@ class Years:
         with ahead.begun.watch.stage("wait"):
             tiles = self._comm.together(ahead.tiles.result)
         ahead.begun.watch.absorb(ahead.hidden)
+        self._ahead = replace(ahead, hidden=Stopwatch())
         self._serve(ahead.begun, tiles)
+        self._ahead = None
 
     def drop(self) -> None:
         """Forget the year in the making, once its thread has ended. Local."""

@@ -11,6 +11,14 @@ import small_emulator
 from mpi import mpirun
 
 from ai4land_coupler.ahead import Ahead
+from ai4land_coupler.comm import MPI
+from ai4land_coupler.component import Component
+from ai4land_coupler.config import Config, OutputConfig
+from ai4land_coupler.errors import OutputError
+
+sys.path.insert(0, str(Path(__file__).parent / "programs"))
+
+import deal
 
 PROGRAM = Path(__file__).parent / "programs" / "deal.py"
 
@@ -111,6 +119,25 @@ def test_a_held_year_in_the_lag(emulator, two_years, tmp_path) -> None:
 def test_the_first_year_is_never_held(emulator, tmp_path) -> None:
     found = run(emulator, tmp_path / "out.npz", 2, "random", "--years", "2001", "--hold", "--bad", 2001, fails=1)
     assert "expected a finite fraction, got nan" in str(found["stderr"])
+
+
+def test_a_year_that_could_not_be_written_is_served_when_the_step_is_tried_again(emulator, tmp_path) -> None:
+    """The folder is taken away while 2003 is in the making, and given back."""
+    years = tmp_path / "years"
+    config = Config(emulator=str(emulator), lag=1, output=OutputConfig(folder=years))
+    grid = deal.cells()
+    with Component.init(config, MPI.COMM_SELF) as land:
+        land.set_grid(grid)
+        for year in (2001, 2003):
+            land.step(year, deal.state(grid.cell_id, land.legend, year))
+        years.rename(tmp_path / "away")
+        with pytest.raises(OutputError):
+            land.step(2004, deal.state(grid.cell_id, land.legend, 2004))
+        assert land.get("fine", "year") == 2001
+        (tmp_path / "away").rename(years)
+        land.step(2004)
+        assert land.get("fine", "year") == 2003
+    assert sorted(path.name for path in years.glob("*.nc")) == [f"ai4land_{y}.nc" for y in (2001, 2003, 2004)]
 
 
 def test_what_a_thread_raises_is_raised_where_its_result_is_wanted() -> None:
