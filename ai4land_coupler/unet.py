@@ -1,6 +1,6 @@
-"""The U-Net: coarse fractions and static fields of a tile in, one logit a class and fine cell out.
+"""The U-Net: coarse fractions, static fields and the prior year's map of a tile in, a logit a class and fine cell out.
 
-fine    static + coarse ----------------------------------------------> logits (pixel shuffle)
+fine    static + climate + coarse + prior ----------------------------> logits (pixel shuffle) + gain x prior
 1/2       stem 2x2/2 -> Block(w0) ------------------- + --> Block(w0) -> head 1x1, float32
 1/4                      pool -> Block(w1) -- + --> Block(w1) -> 1x1, nearest
 1/8                               pool -> Block(w2) -> 1x1, nearest
@@ -20,16 +20,35 @@ RECEPTIVE_FIELD = 47  #: fine cells to a side a logit can depend on, corners bei
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """Sizes of the network."""
+    """Sizes of the network.
+
+    climate_classes: where above 0, the last static channel is a climate class 0..climate_classes (0: none), which is
+    embedded in climate_width numbers. prior: the last `classes` input channels are the prior year's map, one class a
+    cell, zero where it is not known.
+    """
 
     static_channels: int
     classes: int
     widths: tuple[int, int, int] = (48, 96, 192)
+    climate_classes: int = 0
+    climate_width: int = 8
+    prior: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))
-        if min(self.static_channels, self.classes, *self.widths) < 1 or len(self.widths) != 3:
+        sizes = (self.static_channels, self.classes, self.climate_width, *self.widths)
+        if min(sizes) < 1 or len(self.widths) != 3 or self.climate_classes < 0:
             raise ValueError(f"a U-Net needs positive channels, classes and three widths, got {asdict(self)}")
+
+    @property
+    def inputs(self) -> int:
+        """Channels of a tile."""
+        return self.static_channels + self.classes * (2 if self.prior else 1)
+
+    @property
+    def embedded(self) -> int:
+        """Channels the stem sees, once the climate class is embedded."""
+        return self.inputs + (self.climate_width - 1 if self.climate_classes else 0)
 
 
 class ConvNorm(nn.Sequential):
@@ -55,16 +74,19 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """(B, static + classes, H, W) -> float32 logits (B, classes, H, W); H and W are multiples of 8.
+    """(B, static + classes [+ classes], H, W) -> float32 logits (B, classes, H, W); H and W are multiples of 8.
 
-    `normalise` builds the batch norms that training uses. What ships is folded and never looks at the tile.
+    `normalise` builds the batch norms that training uses. What ships is folded and never looks at the tile. With a
+    prior map the network predicts the change on top of it: a cell's own class is lifted by `gain`.
     """
 
     def __init__(self, config: UNetConfig, normalise: bool = False) -> None:
         super().__init__()
         self.config = config
         w0, w1, w2 = config.widths
-        self.stem = nn.Conv2d(config.static_channels + config.classes, w0, 2, stride=2)
+        if config.climate_classes:
+            self.climate = nn.Embedding(config.climate_classes + 1, config.climate_width)
+        self.stem = nn.Conv2d(config.embedded, w0, 2, stride=2)
         self.down0 = Block(w0, w0, normalise)
         self.down1 = Block(w0, w1, normalise)
         self.bottom = Block(w1, w2, normalise)
@@ -73,18 +95,29 @@ class UNet(nn.Module):
         self.lift0 = nn.Conv2d(w1, w0, 1)
         self.up0 = Block(w0, w0, normalise)
         self.head = nn.Conv2d(w0, 4 * config.classes, 1)
+        if config.prior:
+            self.gain = nn.Parameter(torch.tensor(4.0))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the logits; the last classes channels of x are the coarse fractions."""
-        statics, fractions = x.split([self.config.static_channels, self.config.classes], dim=1)
-        x = torch.cat([statics, fractions.sqrt()], dim=1)  # the root tells a trace of a class from none
-        x = x.contiguous(memory_format=torch.channels_last).to(self.stem.weight.dtype)
+        """Return the logits; the channels of x are statics, coarse fractions and, where it has one, the prior map."""
+        prior = x[:, -self.config.classes :] if self.config.prior else None
+        x = self._seen(x).contiguous(memory_format=torch.channels_last).to(self.stem.weight.dtype)
         half = self.down0(self.stem(x))
         quarter = self.down1(F.max_pool2d(half, 2))
         x = self.bottom(F.max_pool2d(quarter, 2))
         x = self.up1(quarter + F.interpolate(self.lift1(x), scale_factor=2.0))
         x = self.up0(half + F.interpolate(self.lift0(x), scale_factor=2.0))
-        return F.pixel_shuffle(self.head(x.float()).contiguous(), 2)
+        logits = F.pixel_shuffle(self.head(x.float()).contiguous(), 2)
+        return logits if prior is None else logits + self.gain * prior
+
+    def _seen(self, x: Tensor) -> Tensor:
+        """What the stem is given: the root of the fractions tells a trace of a class from none."""
+        c, k = self.config.static_channels, self.config.classes
+        statics, fractions, prior = x[:, :c], x[:, c : c + k].sqrt(), x[:, c + k :]
+        if self.config.climate_classes:
+            embedded = self.climate(statics[:, -1].long()).permute(0, 3, 1, 2).to(x.dtype)
+            statics = torch.cat([statics[:, :-1], embedded], dim=1)
+        return torch.cat([statics, fractions, prior], dim=1)
 
     def folded(self) -> UNet:
         """Return a copy whose batch norms are merged into the convolutions before them, in eval mode."""
@@ -103,6 +136,8 @@ class UNet(nn.Module):
         """Cast everything but the head to `dtype`; the head and the logits stay float32."""
         self.to(dtype)
         self.head.float()
+        if self.config.prior:
+            self.gain.data = self.gain.data.float()
         return self
 
 

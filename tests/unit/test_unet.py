@@ -75,3 +75,30 @@ def test_logits_and_head_stay_float32_in_bfloat16() -> None:
 def test_sizes_that_make_no_network_are_refused() -> None:
     with pytest.raises(ValueError, match="three widths"):
         UNetConfig(3, 4, (8, 8))  # type: ignore[arg-type]
+
+
+def test_no_change_is_the_answer_of_a_network_that_says_nothing() -> None:
+    net = UNet(UNetConfig(static_channels=2, classes=4, widths=(8, 8, 8), climate_classes=3, prior=True)).eval()
+    with torch.no_grad():
+        net.head.weight.zero_()
+        net.head.bias.zero_()
+    prior = torch.randint(0, 4, (1, 16, 16))
+    known = torch.nn.functional.one_hot(prior, 4).permute(0, 3, 1, 2).float()
+    x = torch.cat([torch.ones(1, 2, 16, 16), torch.full((1, 4, 16, 16), 0.25), known], dim=1)
+    with torch.inference_mode():
+        assert (net(x).argmax(1) == prior).all()
+        x[:, -4:] = 0
+        assert (net(x) == 0).all(), "without a prior map nothing is lifted"
+
+
+def test_the_climate_class_is_embedded() -> None:
+    torch.manual_seed(2)
+    net = UNet(UNetConfig(static_channels=2, classes=4, widths=(8, 8, 8), climate_classes=30)).eval()
+    x = torch.rand(1, 6, 16, 16)
+    answers = []
+    for climate in (0, 7, 30):
+        x[:, 1] = climate
+        with torch.inference_mode():
+            answers.append(net(x).clone())
+    assert not (answers[0] == answers[1]).any() and not (answers[1] == answers[2]).any()
+    assert net.stem.in_channels == 1 + net.config.climate_width + 4
