@@ -100,5 +100,6 @@ def test_the_climate_class_is_embedded() -> None:
         x[:, 1] = climate
         with torch.inference_mode():
             answers.append(net(x).clone())
-    assert not (answers[0] == answers[1]).any() and not (answers[1] == answers[2]).any()
+    assert not (answers[0] == answers[1]).any()
+    assert not (answers[1] == answers[2]).any()
     assert net.stem.in_channels == 1 + net.config.climate_width + 4
