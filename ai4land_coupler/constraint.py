@@ -62,11 +62,11 @@ def close(logits: ArrayLike, area: ArrayLike, totals: ArrayLike) -> tuple[Floats
     land = a > 0
     has_land = land.any(1, keepdims=True)
     weight = a / np.where(has_land, a.sum(1, keepdims=True), 1.0)
-    for cells, classes in _alike(np.where(has_land, f, 0.0)):
+    for cells, classes in alike(np.where(has_land, f, 0.0)):
         at = cells[:, None], classes
         wanted = (f[at] / f[at].sum(1, keepdims=True)).T
         e = _exponentials(z[at], land[cells])
-        p, left = _newton(e, weight[cells], wanted)
+        p, left = newton(e, weight[cells], wanted)
         fractions[at] = (p * land[cells]).swapaxes(0, 1)
         residual[at] = (left + (wanted - f[at].T)).T
     stuck = np.argwhere(np.abs(residual) > PROMISE)
@@ -81,7 +81,7 @@ def close(logits: ArrayLike, area: ArrayLike, totals: ArrayLike) -> tuple[Floats
     return fractions, residual
 
 
-def _alike(amounts: NDArray) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+def alike(amounts: NDArray) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
     """Cells (c,) with the same number k of classes above 0 in amounts (C, K), and these (c, k), the largest first."""
     largest_first = np.argsort(-amounts, axis=1, kind="stable")
     count = (amounts > 0).sum(1)
@@ -95,24 +95,24 @@ def _alike(amounts: NDArray) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp
 def _exponentials(z: NDArray, land: NDArray[np.bool_]) -> Floats:
     """exp(z - max z) of logits (c, k, n) as (k, c, n), with DEEPEST_LOGIT as floor and any number off land."""
     e = np.where(land, z.swapaxes(0, 1), 0.0).astype(np.float64, copy=False)
-    e -= _over_classes(np.maximum, e)
+    e -= over_classes(np.maximum, e)
     np.maximum(e, DEEPEST_LOGIT, out=e)
     return np.exp(e, out=e)
 
 
-def _newton(e: Floats, weight: Floats, f: Floats) -> tuple[Floats, Floats]:
+def newton(e: Floats, weight: Floats, f: Floats) -> tuple[Floats, Floats]:
     """Fractions p = a e / sum a e and their residual, (k, c, n) and (k, c), from weights (c, n) and totals f > 0.
 
     Each pass judges a trial b = log a of every open cell, then makes the next Newton step from it or halves the last.
     """
     p_all, left_all = np.empty_like(e), np.empty_like(f)
     cell = np.arange(f.shape[1])
-    mean = np.einsum("kcn,cn->kc", e / _over_classes(np.add, e), weight)
+    mean = np.einsum("kcn,cn->kc", e / over_classes(np.add, e), weight)
     trial = np.log(f / mean)
     base, step, dual = trial, np.zeros_like(f), np.full(f.shape[1], np.inf)
     for iteration in range(1, MAX_ITERATIONS + 1):
         p = e * np.exp(trial)[:, :, None]
-        total = _over_classes(np.add, p)
+        total = over_classes(np.add, p)
         p /= total
         left = np.einsum("kcn,cn->kc", p, weight) - f
         done = (np.abs(left).max(0) <= TOLERANCE) | (iteration == MAX_ITERATIONS)
@@ -161,7 +161,7 @@ def _eliminate(system: Floats) -> Floats:
     return system[:, k]
 
 
-def _over_classes(combine: np.ufunc, x: Floats) -> Floats:
+def over_classes(combine: np.ufunc, x: Floats) -> Floats:
     """The classes of (k, c, n) combined one after another: (c, n)."""
     result = x[0].copy()
     for layer in x[1:]:
@@ -181,7 +181,7 @@ def quota(fractions: Floats, land: NDArray[np.bool_], cell_id: NDArray[np.int64]
     counts = _counts(totals, land.sum(1))
     draw = _splitmix64(cell_id)
     result = np.zeros(land.shape, np.uint8)
-    for cells, classes in _alike(counts):
+    for cells, classes in alike(counts):
         p = np.ascontiguousarray(fractions[cells[:, None], classes].swapaxes(0, 1))
         place = _share_out(p, counts[cells[:, None], classes].T, land[cells], draw[cells])
         names = np.pad(classes + 1, ((0, 0), (0, 1))).astype(np.uint8)
