@@ -1,4 +1,4 @@
-"""Scores of class maps: area-weighted accuracy and intersection over union, and the maps any model must beat."""
+"""Scores of class maps: area-weighted accuracy, intersection over union, and two parts of the disagreement."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MIXED_BELOW = 0.95  # a coarse cell is mixed where no class covers this share of its land
+COMMON = 0.01  # a class is common where it covers this share of the land observed
 
 
 def confusion(
@@ -20,15 +21,42 @@ def confusion(
 
 
 def scores(matrix: NDArray[np.float64], legend: Sequence[str]) -> dict[str, Any]:
-    """Return accuracy, IoU a class and their mean over the classes that occur in either map.
+    """Return the scores of a map from the areas of pairs (observed, predicted), (K, K).
 
-    accuracy = sum_k m_kk / sum m;  IoU_k = m_kk / (sum_j m_kj + sum_j m_jk - m_kk);  None for absent classes.
+    accuracy = sum_k m_kk / sum m;  IoU_k = m_kk / (sum_j m_kj + sum_j m_jk - m_kk), None for classes in neither map;
+    miou their mean over the classes in either map, miou_common over those on at least 1 % of the land observed;
+    quantity and allocation disagreement, see `disagreement`. All are None where there is no area.
     """
+    total = matrix.sum()
+    if total <= 0:
+        names = ("accuracy", "miou", "miou_common", "quantity", "allocation")
+        return dict.fromkeys(names) | {"iou": dict.fromkeys(legend)}
     hits = np.diag(matrix)
     union = matrix.sum(0) + matrix.sum(1) - hits
     iou = {name: float(h / u) if u > 0 else None for name, h, u in zip(legend, hits, union, strict=True)}
     present = [value for value in iou.values() if value is not None]
-    return {"accuracy": float(hits.sum() / matrix.sum()), "miou": float(np.mean(present)), "iou": iou}
+    common = matrix.sum(1) >= COMMON * total
+    quantity, allocation = disagreement(matrix)
+    return {
+        "accuracy": float(hits.sum() / total),
+        "miou": float(np.mean(present)),
+        "miou_common": float(np.mean(hits[common] / union[common])),
+        "quantity": quantity,
+        "allocation": allocation,
+        "iou": iou,
+    }
+
+
+def disagreement(matrix: NDArray[np.float64]) -> tuple[float, float]:
+    """Return quantity and allocation disagreement of Pontius and Millones (2011), shares of the area.
+
+    With p_kj the share of the area observed as k and predicted as j: Q = 1/2 sum_k |p_k+ - p_+k| comes from wrong
+    areas of classes, A = sum_k min(p_k+ - p_kk, p_+k - p_kk) from wrong places; Q + A = 1 - accuracy.
+    """
+    share = matrix / matrix.sum()
+    observed, predicted, hits = share.sum(1), share.sum(0), np.diag(share)
+    quantity = 0.5 * np.abs(observed - predicted).sum()
+    return float(quantity), float(np.minimum(observed - hits, predicted - hits).sum())
 
 
 def mixed(counts: NDArray[np.int64]) -> NDArray[np.bool_]:

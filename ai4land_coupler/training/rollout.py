@@ -1,0 +1,156 @@
+"""Scores of predicted change: figure of merit at several scales, changed pixels, drift over a free rollout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ai4land_coupler.errors import ConfigError
+from ai4land_coupler.training import baselines, metrics
+
+SCALES = (1, 5, 25)
+"""Pixels to the edge of the blocks at which a figure of merit is given."""
+
+HIT, WRONG, MISS, FALSE_ALARM = 1, 2, 3, 4
+OUTCOMES = ("no_change", "hit", "wrong_change", "miss", "false_alarm")
+
+
+def outcome_map(
+    base: NDArray[np.uint8], observed: NDArray[np.uint8], predicted: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """What came of each pixel of maps (ny, nx), 0 off land in any: one of OUTCOMES, by number; 255 off land.
+
+    A hit is change to the class observed, a wrong change one to another class, a miss observed change that is not
+    predicted, a false alarm predicted change that is not observed.
+    """
+    changed, moved = observed != base, predicted != base
+    out = np.zeros(base.shape, np.uint8)
+    out[changed & moved] = WRONG
+    out[changed & moved & (observed == predicted)] = HIT
+    out[changed & ~moved] = MISS
+    out[~changed & moved] = FALSE_ALARM
+    return np.where(_land(base, observed, predicted), out, 255).astype(np.uint8)
+
+
+def figure_of_merit(
+    base: NDArray[np.uint8],
+    observed: NDArray[np.uint8],
+    predicted: NDArray[np.uint8],
+    area: NDArray[np.float64],
+    block: int = 1,
+) -> dict[str, float | None]:
+    """Return hits, wrong change, misses and false alarms, as area (of the unit of `area`), and the figure of merit.
+
+    Of maps (ny, nx) of classes 1.., 0 off land, over blocks of `block` x `block` pixels from the first row and column
+    (Pontius et al. 2011, Comparison of three maps at multiple resolutions). In a block b let o_ij be the area that
+    goes from class i to class j as observed, s_ij as predicted, and o_i, s_i their sums over j != i. Then
+        hits = sum_b sum_i sum_(j != i) min(o_ij, s_ij)          misses = sum_b sum_i max(o_i - s_i, 0)
+        wrong change = sum_b sum_i min(o_i, s_i) - hits           false alarms = sum_b sum_i max(s_i - o_i, 0)
+        figure of merit = hits / (hits + wrong change + misses + false alarms)
+    With block 1 these are the areas of the pixels of each kind (Pontius et al. 2008). The figure is None where nothing
+    changes in either map.
+    """
+    land = _land(base, observed, predicted)
+    blocks = baselines.block_map(base.shape, block)
+    classes = int(max(base.max(), observed.max(), predicted.max())) + 1
+    transition, amount = [], []
+    for later in (observed, predicted):
+        moved = land & (later != base)
+        key = (blocks[moved] * classes + base[moved]) * classes + later[moved]
+        found, place = np.unique(key, return_inverse=True)
+        transition.append(found)
+        amount.append(np.bincount(place, area[moved], found.size))
+    _, at_o, at_s = np.intersect1d(transition[0], transition[1], assume_unique=True, return_indices=True)
+    hits = float(np.minimum(amount[0][at_o], amount[1][at_s]).sum())
+    origin, place = np.unique(np.concatenate(transition) // classes, return_inverse=True)
+    split = transition[0].size
+    o = np.bincount(place[:split], amount[0], origin.size)
+    s = np.bincount(place[split:], amount[1], origin.size)
+    both = float(np.minimum(o, s).sum())
+    parts = {
+        "hits": hits,
+        "wrong_change": max(both - hits, 0.0),
+        "misses": float(np.maximum(o - s, 0).sum()),
+        "false_alarms": float(np.maximum(s - o, 0).sum()),
+    }
+    total = sum(parts.values())
+    return parts | {"figure_of_merit": hits / total if total > 0 else None}
+
+
+def score_change(
+    base: NDArray[np.uint8],
+    observed: NDArray[np.uint8],
+    predicted: NDArray[np.uint8],
+    area: NDArray[np.float64],
+    legend: Sequence[str],
+    scales: Sequence[int] = SCALES,
+) -> dict[str, Any]:
+    """Return every score of one predicted map (ny, nx) against the observed one and the map both started from.
+
+    Classes are 1..K in the order of `legend`, 0 off land; `area` (ny, nx). Keys: those of `metrics.scores`;
+    `on_changed`, the same over the pixels observed to have changed; `figure_of_merit` by scale in pixels;
+    `drift`, the predicted less the observed area of each class as a share of the land, and half the sum of its sizes.
+    """
+    land = _land(base, observed, predicted)
+    number = len(legend)
+    matrix = metrics.confusion(observed[land], predicted[land], area[land], number)
+    changed = land & (observed != base)
+    part = metrics.confusion(observed[changed], predicted[changed], area[changed], number)
+    excess = (matrix.sum(0) - matrix.sum(1)) / matrix.sum()
+    return metrics.scores(matrix, legend) | {
+        "on_changed": metrics.scores(part, legend),
+        "figure_of_merit": {str(n): figure_of_merit(base, observed, predicted, area, n) for n in scales},
+        "drift": {
+            "classes": {name: float(value) for name, value in zip(legend, excess, strict=True)},
+            "total": float(0.5 * np.abs(excess).sum()),
+        },
+    }
+
+
+def score_rollout(
+    observed: NDArray[np.uint8],
+    predicted: NDArray[np.uint8],
+    base: NDArray[np.uint8],
+    area: NDArray[np.float64],
+    legend: Sequence[str],
+    years: Sequence[int] | None = None,
+    scales: Sequence[int] = SCALES,
+) -> list[dict[str, Any]]:
+    """Score a free rollout year by year, each against the map `base` (ny, nx) that it started from.
+
+    observed and predicted (T, ny, nx) hold classes 1..K in the order of `legend`, 0 off land; `area` (ny, nx);
+    `years` (T,) name the maps, 1..T years after the base where left out. Returns one entry a map: `year`, `lead` (its
+    place from 1), the scores of `score_change`, `persistence` (the accuracy and mean IoU of the base map itself),
+    `over_persistence` (accuracy less that), and `observed_change`, `predicted_change` as shares of the land. Change is
+    cumulative: from the base to that year.
+    """
+    if observed.shape != predicted.shape or observed.shape[1:] != base.shape or area.shape != base.shape:
+        raise ConfigError(
+            f"maps (T, ny, nx) beside a base map and areas (ny, nx) are expected, got {observed.shape}, "
+            f"{predicted.shape}, {base.shape} and {area.shape}"
+        )
+    names = range(1, len(observed) + 1) if years is None else years
+    entries = []
+    for lead, (year, seen, made) in enumerate(zip(names, observed, predicted, strict=True), start=1):
+        scores = score_change(base, seen, made, area, legend, scales)
+        land = _land(base, seen, made)
+        still = metrics.scores(metrics.confusion(seen[land], base[land], area[land], len(legend)), legend)
+        total = area[land].sum()
+        shares = {
+            f"{name}_change": float((area * (land & (later != base))).sum() / total)
+            for name, later in (("observed", seen), ("predicted", made))
+        }
+        beside = {
+            "persistence": {name: still[name] for name in ("accuracy", "miou")},
+            "over_persistence": scores["accuracy"] - still["accuracy"],
+        }
+        entries.append({"year": int(year), "lead": lead} | scores | beside | shares)
+    return entries
+
+
+def _land(*maps: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Where all maps have a class."""
+    return np.logical_and.reduce([classes > 0 for classes in maps])
