@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from ai4land_coupler.constraint import DEEPEST_LOGIT, PROMISE, alike, newton, over_classes
+from ai4land_coupler.constraint import BATCH, DEEPEST_LOGIT, PROMISE, alike, newton, over_classes
 from ai4land_coupler.errors import ConstraintError
 from ai4land_coupler.regrid import Overlap
 
@@ -63,7 +63,7 @@ def spread(q: Float, host: Index, coarse: Index, area: Float, state: Float) -> F
         known = at >= 0
         weight = np.where(known, area[at], 0.0)
         weight /= weight.sum(axis=1, keepdims=True)
-        for some, classes in alike(state[:, cells].T):
+        for some, classes in alike(state[:, cells].T, 100 * BATCH // at.shape[1]):
             if classes.shape[1] > 1:
                 wanted = state[classes.T, cells[some]]
                 f = _shares(q[classes.T[:, :, None], at[some]], weight[some], wanted, cells[some])

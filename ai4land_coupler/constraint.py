@@ -81,14 +81,16 @@ def close(logits: ArrayLike, area: ArrayLike, totals: ArrayLike) -> tuple[Floats
     return fractions, residual
 
 
-def alike(amounts: NDArray) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Cells (c,) with the same number k of classes above 0 in amounts (C, K), and these (c, k), the largest first."""
+def alike(amounts: NDArray, batch: int = BATCH) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Cells (c,) with the same number k of classes above 0 in amounts (C, K), and these (c, k), the largest first.
+
+    At most `batch` classes times cells at a time."""
     largest_first = np.argsort(-amounts, axis=1, kind="stable")
     count = (amounts > 0).sum(1)
     for k in range(1, amounts.shape[1] + 1):
         cells = np.flatnonzero(count == k)
-        for start in range(0, cells.size, max(1, BATCH // k)):
-            part = cells[start : start + max(1, BATCH // k)]
+        for start in range(0, cells.size, max(1, batch // k)):
+            part = cells[start : start + max(1, batch // k)]
             yield part, largest_first[part, :k]
 
 

@@ -140,7 +140,7 @@ def test_what_cannot_be_used_names_the_host() -> None:
 def test_the_globe_takes_a_fraction_of_a_second(edge: float) -> None:
     """A third of the globe is land, 17 classes: host cells of that edge over 0.5 degree cells, one in four at a coast.
 
-    About 0.2 s on an idle core; the limit is for a busy machine.
+    About 0.2 s on an idle core, three times that beside other jobs; the limit is for a busy machine.
     """
     rng = np.random.default_rng(7)
     hosts, each = int(360 * 180 / edge**2 / 3), 16 if edge == 2.0 else 25
@@ -155,4 +155,4 @@ def test_the_globe_takes_a_fraction_of_a_second(edge: float) -> None:
         start = time.process_time()
         totals(q, host, coarse, area, state / state.sum(axis=0))
         seconds.append(time.process_time() - start)
-    assert min(seconds) < 0.6
+    assert min(seconds) < 1.5
