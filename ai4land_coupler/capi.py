@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ai4land_coupler.comm import MPI
 from ai4land_coupler.component import Component
+from ai4land_coupler.desk import Desk
 from ai4land_coupler.errors import CouplerError, MPIError, Status, UsageError
 from ai4land_coupler.grids import HostGrid
 
@@ -25,10 +26,15 @@ HOOKS = (
 
 
 class Hooks:
-    """What the C layer calls. `ffi` is a cffi.FFI; every method takes C values and returns ANSWERED + a status."""
+    """What the C layer calls. `ffi` is a cffi.FFI; every method takes C values and returns ANSWERED + a status.
 
-    def __init__(self, ffi: Any, start: Callable[[str, int], Component] = Component.init) -> None:
+    What put and get can serve by a copy alone never comes here, but over the desks laid out with `lib`.
+    """
+
+    def __init__(self, ffi: Any, lib: Any, start: Callable[[str, int], Component] = Component.init) -> None:
         self._ffi = ffi
+        self._lib = lib
+        self._desks: dict[int, Desk] = {}
         self._start = start
         self._components: dict[int, Component] = {}
         self._texts: dict[int, str] = {0: ""}
@@ -82,6 +88,8 @@ class Hooks:
         def set_grid() -> None:
             component = self._component(handle)
             component.set_grid(component.together(grid))
+            desk = self._desks[handle] = Desk(self._ffi, self._lib, handle)
+            desk.take(component.legend, component.size("host"))
 
         return self._guard(handle, set_grid)
 
@@ -96,7 +104,10 @@ class Hooks:
 
         def step() -> Status:
             component = self._component(handle)
-            component.advance(year)
+            try:
+                component.advance(year, self._desks[handle].taken() if handle in self._desks else None)
+            finally:
+                self._offer(handle)
             if component.held is None:
                 return Status.OK
             self._texts[handle] = component.held
@@ -130,13 +141,23 @@ class Hooks:
 
     def read_restart(self, handle: int, path: Any) -> int:
         """Take a run up from a restart file."""
-        return self._guard(handle, lambda: self._component(handle).read_restart(self._path(path)))
+
+        def read_restart() -> None:
+            try:
+                self._component(handle).read_restart(self._path(path))
+            finally:
+                self._offer(handle)
+
+        return self._guard(handle, read_restart)
 
     def finalize(self, handle: int) -> int:
         """End a component; nothing to do for a handle that has none."""
 
         def finalize() -> None:
             component = self._components.pop(handle, None)
+            desk = self._desks.pop(handle, None)
+            if desk is not None:
+                desk.clear()
             if component is not None:
                 component.finalize()
 
@@ -158,6 +179,11 @@ class Hooks:
             status, text = Status.INTERNAL, "".join(traceback.format_exception(error))
         self._texts[handle if handle in self._texts else 0] = text
         return ANSWERED + status
+
+    def _offer(self, handle: int) -> None:
+        """Lay out what is served now; nothing where nothing is."""
+        if handle in self._desks:
+            self._desks[handle].offer(self._components[handle].views())
 
     def _component(self, handle: int) -> Component:
         if handle in self._components:
@@ -185,9 +211,9 @@ class Hooks:
         return np.frombuffer(self._ffi.buffer(pointer, 8 * n), dtype)
 
 
-def attach(ffi: Any) -> None:
+def attach(ffi: Any, lib: Any) -> None:
     """Make an instance of Hooks answer the functions declared in bindings/hooks.h."""
-    hooks = Hooks(ffi)
+    hooks = Hooks(ffi, lib)
     for name in HOOKS:
         ffi.def_extern(name=f"ai4land_py_{name}", error=ANSWERED + Status.INTERNAL)(getattr(hooks, name))
 

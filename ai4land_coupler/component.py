@@ -172,6 +172,18 @@ class Component:
             k = self.emulator.legend.index(name)
             return fields.fine(k) if fine else fields.columns[k].copy()
 
+    def views(self) -> dict[tuple[str, str], list[NDArray[np.float64]]]:
+        """The classes served, by grid and name, as memory to copy from; nothing before the first year. Local.
+
+        They stay as they are until the next step or read_restart.
+        """
+        fields = self._years.fields if self._years else None
+        if fields is None:
+            return {}
+        named = list(enumerate(self.emulator.legend))
+        fine = {("fine", name): [tile.fractions[k] for tile in fields.tiles] for k, name in named}
+        return fine | {("host", name): [fields.columns[k]] for k, name in named}
+
     def get_into(self, grid: str, name: str, out: NDArray[np.float64]) -> None:
         """Like `get`, into a float64 array of exactly the right length."""
         values = self.get(grid, name)

@@ -113,7 +113,7 @@ class TileCells:
     def unblock(self, blocks: NDArray) -> NDArray:
         """The reverse of `block`: (m, ..., ratio^2) to (..., n)."""
         flat = np.moveaxis(blocks, 0, -2)
-        return flat.reshape(*flat.shape[:-2], -1)[..., self.slot]
+        return np.take(flat.reshape(*flat.shape[:-2], -1), self.slot, axis=-1)
 
     def grid(self, values: NDArray, fill: float) -> NDArray:
         """Cell values (n,) on the tile, (size, size), `fill` where no cell is delivered."""

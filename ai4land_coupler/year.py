@@ -57,7 +57,7 @@ def host_columns(
     sums = domain.columns(comm, np.concatenate([np.empty((0, len(state))), *partial]))
     whole = sums.sum(axis=0)
     mean = np.where(whole > 0, sums / np.where(whole > 0, whole, 1.0), state)
-    return np.where(domain.hosts.own.land_fraction > 0, mean, 0.0)
+    return np.ascontiguousarray(np.where(domain.hosts.own.land_fraction > 0, mean, 0.0))
 
 
 def fine_areas(

@@ -14,7 +14,7 @@ try:
     from ai4land_coupler import isolation
     isolation.load()
     from ai4land_coupler import capi
-    capi.attach(ffi)
+    capi.attach(ffi, lib)
 except BaseException as error:
     text = f"{type(error).__name__}: {error} (interpreter {sys.executable}, packages of {sys.prefix})"
     lib.python_refuse(text.encode(errors="replace"))
@@ -23,6 +23,7 @@ except BaseException as error:
 SOURCE = """
 #include <stdint.h>
 #include "ai4land_coupler.h"
+#include "desk.h"
 #include "internal.h"
 
 /* cffi_start_python is static in this file */
@@ -30,13 +31,17 @@ int python_start_cffi(void) { return cffi_start_python(); }
 """
 
 
+def _declarations(header: str) -> str:
+    text = Path(__file__).with_name(header).read_text().partition("*/")[2]
+    return "\n".join(line for line in text.splitlines() if not line.startswith("#"))
+
+
 def write(target: Path) -> None:
-    """Generate the source of the module `ai4land_embedding` from the declarations in hooks.h."""
-    header = Path(__file__).with_name("hooks.h").read_text().partition("*/")[2]
-    hooks = "\n".join(line for line in header.splitlines() if not line.startswith("#"))
+    """Generate the source of the module `ai4land_embedding` from the declarations in hooks.h and desk.h."""
+    hooks, desk = _declarations("hooks.h"), _declarations("desk.h")
     builder = cffi.FFI()
     builder.embedding_api("")
-    builder.cdef(f'extern "Python+C" {{ {hooks} }}\nvoid python_refuse(const char *reason);')
+    builder.cdef(f'extern "Python+C" {{ {hooks} }}\nvoid python_refuse(const char *reason);\n{desk}')
     builder.embedding_init_code(START)
     builder.set_source("ai4land_embedding", SOURCE)
     builder.emit_c_code(str(target))

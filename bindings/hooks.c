@@ -147,6 +147,7 @@ int ai4land_set_grid(int handle, int64_t ncell, int nvertex, const int64_t *cell
 
 int ai4land_put(int handle, const char *name, int64_t n, const double *values)
 {
+    if (desk_put(handle, name, n, values)) return AI4LAND_OK;
     LOCAL(handle, ai4land_py_put(handle, name, n, values));
 }
 
@@ -156,6 +157,7 @@ int ai4land_size(int handle, const char *grid, int64_t *n) { LOCAL(handle, ai4la
 
 int ai4land_get(int handle, const char *grid, const char *name, int64_t n, double *values)
 {
+    if (desk_get(handle, grid, name, n, values)) return AI4LAND_OK;
     LOCAL(handle, ai4land_py_get(handle, grid, name, n, values));
 }
 

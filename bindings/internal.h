@@ -4,6 +4,7 @@
 #define AI4LAND_INTERNAL_H
 
 #include <fenv.h>
+#include <stdint.h>
 
 /* Starts Python (once) and the Python side of the hooks. Local. AI4LAND_OK or AI4LAND_PYTHON_START with the reason noted. */
 int python_start(void);
@@ -14,6 +15,10 @@ void python_refuse(const char *reason);
 
 /* Notes the text of a failure on the C side, cut to fit, and returns `status`. */
 int fail(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* put and get by a copy alone (desk.c); 0 where Python must answer. */
+int desk_put(int handle, const char *name, int64_t n, const double *values);
+int desk_get(int handle, const char *grid, const char *name, int64_t n, double *values);
 
 /* State of the host that a hook must leave as it was. */
 typedef struct {

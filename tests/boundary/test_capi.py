@@ -26,6 +26,8 @@ class Recorder:
         self.finalized = 0
         self.grid: Any = None
 
+    legend = ("forest", "crops")
+
     def together(self, local: Any) -> Any:
         return local()
 
@@ -39,9 +41,14 @@ class Recorder:
         out[...] = np.arange(out.size) + len(name)
 
     def size(self, grid: str) -> int:
-        return 2**40
+        return 2**40 if grid == "fine" else self.grid.size
 
-    def advance(self, year: int) -> None:
+    def views(self) -> dict[tuple[str, str], list[np.ndarray]]:
+        """Two pieces of one field."""
+        return {("fine", "forest"): [np.array([0.25, 0.5]), np.array([1.0])]}
+
+    def advance(self, year: int, state: dict[str, np.ndarray] | None = None) -> None:
+        self.state = {name: values.copy() for name, values in (state or {}).items()}
         if self.failure:
             raise self.failure
 
@@ -57,6 +64,35 @@ def ffi() -> cffi.FFI:
     return cffi.FFI()
 
 
+class CDesk:
+    """What bindings/desk.c does with what it is told."""
+
+    def __init__(self, ffi: cffi.FFI) -> None:
+        self.ffi = ffi
+        self.room: dict[tuple[int, str], Any] = {}
+        self.offered: dict[tuple[int, str, str], list[tuple[Any, int]]] = {}
+
+    def desk_take(self, handle: int, name: bytes, n: int, room: Any, full: Any) -> int:
+        self.room[handle, name.decode()] = (n, room, full)
+        return 0
+
+    def desk_offer(self, handle: int, grid: bytes, name: bytes, pieces: int, piece: Any, length: Any) -> int:
+        kept = [(piece[i], length[i]) for i in range(pieces)]
+        self.offered[handle, grid.decode(), name.decode()] = kept
+        return 0
+
+    def desk_clear(self, handle: int, room: int) -> None:
+        self.offered = {key: kept for key, kept in self.offered.items() if key[0] != handle}
+        if room:
+            self.room = {key: kept for key, kept in self.room.items() if key[0] != handle}
+
+
+@pytest.fixture
+def desk(ffi: cffi.FFI) -> CDesk:
+    """A desk that C would copy from and to."""
+    return CDesk(ffi)
+
+
 @pytest.fixture
 def made() -> list[Recorder]:
     """The components made so far."""
@@ -64,7 +100,7 @@ def made() -> list[Recorder]:
 
 
 @pytest.fixture
-def hooks(ffi: cffi.FFI, made: list[Recorder]) -> Hooks:
+def hooks(ffi: cffi.FFI, desk: CDesk, made: list[Recorder]) -> Hooks:
     """Hooks that make recorders."""
 
     def start(config: str, comm: int) -> Any:
@@ -73,7 +109,7 @@ def hooks(ffi: cffi.FFI, made: list[Recorder]) -> Hooks:
         made.append(Recorder(config, comm))
         return made[-1]
 
-    return Hooks(ffi, start)
+    return Hooks(ffi, desk, start)
 
 
 def started(hooks: Hooks, ffi: cffi.FFI) -> int:
@@ -135,6 +171,25 @@ def test_a_grid_is_copied_corner_by_corner(hooks: Hooks, ffi: cffi.FFI, made: li
     null = ffi.NULL
     assert hooks.set_grid(handle, 0, 0, null, null, null, null) == OK
     assert made[0].grid.size == 0
+
+
+def test_what_lies_on_the_desk_is_what_is_put_and_served(hooks: Hooks, ffi: cffi.FFI, desk: CDesk, made: Any) -> None:
+    """Room for every class of the host's cells; a step takes what was put since the last; finalize clears all."""
+    handle = started(hooks, ffi)
+    corners, ids = ffi.new("double[]", [0.0, 1.0, 1.0, 10.0, 20.0, 20.0]), ffi.new("int64_t[]", [7, 9])
+    assert hooks.set_grid(handle, 2, 3, ids, corners, corners, ffi.new("double[]", [0.5, 1.0])) == OK
+    assert [(name, n) for (_, name), (n, _, _) in desk.room.items()] == [("forest", 2), ("crops", 2)]
+    _, room, full = desk.room[handle, "crops"]
+    room[0], room[1], full[0] = 0.5, 0.75, 1
+    assert hooks.step(handle, 2000) == OK
+    assert {name: values.tolist() for name, values in made[0].state.items()} == {"crops": [0.5, 0.75]}
+    assert full[0] == 0
+    pieces = desk.offered[handle, "fine", "forest"]
+    assert [[at[i] for i in range(length)] for at, length in pieces] == [[0.25, 0.5], [1.0]]
+    assert hooks.step(handle, 2001) == OK
+    assert made[0].state == {}, "a class that was not put again is not held over"
+    assert hooks.finalize(handle) == OK
+    assert (desk.room, desk.offered) == ({}, {})
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from building import HOSTS, Compile, run
 from mpi import ROOT, mpirun
 
 STUB = Path(__file__).parent / "stub"
-OURS = re.compile(r"\b(hooks|host|python|embedding)\.c:\d")
+OURS = re.compile(r"\b(hooks|desk|host|python|embedding)\.c:\d")
 FLAGS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g", "-O1")
 
 

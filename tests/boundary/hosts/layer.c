@@ -10,6 +10,11 @@ static void everything(int comm, int handle)
     CHECK(ai4land_set_grid(handle, 0, 0, NULL, NULL, NULL, NULL) == 0);
     CHECK(ai4land_set_grid(2, 16, 4, ids, &corners[0][0], &corners[0][0], values) == AI4LAND_USAGE);
     CHECK(ai4land_put(handle, "forest", 16, values) == 0);
+    CHECK(ai4land_put(handle, "room", 0, NULL) == 0 && ai4land_get(handle, "fine", "room", 0, NULL) == 0);
+    CHECK(ai4land_set_grid(handle, 16, 4, ids, &corners[0][0], &corners[0][0], values) == 0);
+    double twice[32];
+    CHECK(ai4land_put(handle, "room", 16, values) == 0 && ai4land_put(handle, "room", 15, values) == 0);
+    CHECK(ai4land_get(handle, "fine", "room", 32, twice) == 0 && twice[0] == values[0] && twice[31] == values[15]);
     CHECK(ai4land_put(handle, "", 0, NULL) == AI4LAND_USAGE && ai4land_put(handle, NULL, 0, NULL) == AI4LAND_USAGE);
     CHECK(ai4land_step(handle, 2000) == 0 && ai4land_step(handle, -5) == AI4LAND_HELD);
     CHECK(ai4land_step(handle, 13) == AI4LAND_INTERNAL); /* Python raised through everything */

@@ -6,8 +6,16 @@ ANSWERED = 1000
 TEXT = "März 2°, a text of some length " * 20
 
 
-def attach(ffi: Any) -> None:
-    """Answer the functions of bindings/hooks.h."""
+def attach(ffi: Any, lib: Any) -> None:
+    """Answer the functions of bindings/hooks.h; one class and one field lie on the desk."""
+    desk: dict[str, Any] = {}
+
+    def lay_out(handle: int, n: int) -> None:
+        lib.desk_clear(handle, 1)
+        desk["full"], desk["room"] = ffi.new("unsigned char *"), ffi.new("double[]", max(n, 1))
+        assert lib.desk_take(handle, b"room", n, desk["room"], desk["full"]) == 0
+        pieces = ffi.new("double *[]", [desk["room"]] * 3)
+        assert lib.desk_offer(handle, b"fine", b"room", 3, pieces, ffi.new("int64_t[]", [n, 0, n])) == 0
 
     def answer(name: str) -> Any:
         return ffi.def_extern(name=f"ai4land_py_{name}", error=ANSWERED + 14)
@@ -29,6 +37,8 @@ def attach(ffi: Any) -> None:
     @answer("set_grid")
     def set_grid(handle: int, n: int, nvertex: int, ids: Any, lon: Any, lat: Any, land: Any) -> int:
         total(ids, n), total(lon, n * nvertex), total(lat, n * nvertex), total(land, n)
+        if handle == 1:
+            lay_out(handle, n)
         return ANSWERED + (1 if handle != 1 else 0)
 
     @answer("put")
@@ -65,6 +75,7 @@ def attach(ffi: Any) -> None:
 
     @answer("finalize")
     def finalize(handle: int) -> int:
+        lib.desk_clear(handle, 1)
         return ANSWERED
 
     @answer("last_error")
