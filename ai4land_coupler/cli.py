@@ -65,7 +65,16 @@ def run(
     first: Annotated[int | None, typer.Option(help="First year; the file's first where left out.")] = None,
     last: Annotated[int | None, typer.Option(help="Last year; the file's last where left out.")] = None,
     restart_from: Annotated[Path | None, typer.Option(help="Restart to go on from.")] = None,
-    restart_to: Annotated[Path | None, typer.Option(help="Restart to write at the end.")] = None,
+    restart_to: Annotated[
+        Path | None, typer.Option("--restart-to", "--restart", help="Restart to write, at the end at least.")
+    ] = None,
+    restart_every: Annotated[int | None, typer.Option(min=1, help="Years from one restart to the next.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the restart of --restart-to where it is there already.")
+    ] = False,
+    interpolate: Annotated[
+        bool, typer.Option("--interpolate", help="Every year, linear between the years of the file.")
+    ] = False,
     grid: Annotated[
         str | None,
         typer.Option(help="Grid of the states' cells: a file, FILE:NAME or latlon:STEP; theirs if left out."),
@@ -74,7 +83,7 @@ def run(
     """Drive the plugin with a file of coarse states instead of a host; under mpirun too."""
     from ai4land_coupler import driver
 
-    driver.run(config, states, restart_from, restart_to, first, last, grid)
+    driver.run(config, states, restart_from, restart_to, first, last, grid, restart_every, resume, interpolate)
 
 
 @app.command()

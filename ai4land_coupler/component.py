@@ -44,6 +44,7 @@ class Component:
         self.emulator = emulator
         self._comm: Communicator | None = comm
         self._years: Years | None = None
+        self.origin: Mapping[str, str] = {}
         self._legend = StateLegend.of(config.state, emulator.legend)
         self._precision = choose_precision(config.precision)
         self._runner = TileRunner(emulator, config.constraint.mode, self._precision, config.workers.threads)
@@ -79,9 +80,33 @@ class Component:
         """Why the last step served an earlier year's fields; None where it did not."""
         return self._years.held if self._years else None
 
+    @property
+    def last(self) -> int | None:
+        """The last year stepped to, a restart's included; None before the first."""
+        return self._years.last if self._years else None
+
+    @property
+    def served_state(self) -> tuple[int, NDArray[np.float64]]:
+        """The year served, and its state (K, n) of this rank's cells in the emulator's legend. Local."""
+        fields = self._gridded().served
+        return fields.year, fields.state
+
+    def judged(self, state: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
+        """The state (K, n) that a step would take from what is put, without taking it. Raises BadInputError. Local."""
+        return self._judge({name: np.asarray(values, dtype=np.float64) for name, values in state.items()})
+
+    def tell_origin(self, about: Mapping[str, str]) -> None:
+        """What else outputs, restarts and the report are to say of where the states come from. Before `set_grid`."""
+        self.origin = dict(about)
+
     def together(self, local: Callable[[], T]) -> T:
         """Run a function that does not communicate; what it raises on one rank is raised on all. Collective."""
         return self._alive().together(local)
+
+    def agreed(self, on_first: Callable[[], T]) -> T:
+        """What a function gives on rank 0, where alone it runs, on every rank; or what it raises. Collective."""
+        comm = self._alive()
+        return comm.bcast(comm.together(lambda: on_first() if comm.rank == 0 else None))
 
     def set_grid(self, grid: HostGrid) -> None:
         """Take this rank's host cells (none is normal), once. Collective.
@@ -260,8 +285,11 @@ class Component:
         refuse_missing(self._put, self._legend, years.domain.hosts.own.size)
 
     def _judged(self) -> NDArray[np.float64]:
+        return self._judge(self._put)
+
+    def _judge(self, values: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
         own = self._gridded().domain.hosts.own
-        return judge(self._put, self._legend, self.config.state, own.cell_id, own.land_fraction)
+        return judge(values, self._legend, self.config.state, own.cell_id, own.land_fraction)
 
     def _refuse_second_grid(self) -> None:
         if self._years is not None:
@@ -287,7 +315,7 @@ class Component:
         }
 
     def _provenance(self) -> dict[str, str]:
-        known = provenance.collect(self.emulator, self.config, self._precision)
+        known = provenance.collect(self.emulator, self.config, self._precision) | self.origin
         if self._years is None:
             return known
         domain = self._years.domain

@@ -48,3 +48,13 @@ def read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
             return variables, {name: file.getncattr(name) for name in file.ncattrs()}
     except (RuntimeError, LookupError, AttributeError, ValueError, TypeError, MemoryError) as error:
         raise OSError(f"{path}: {error}") from error
+
+
+def attributes(path: Path) -> dict[str, Any]:
+    """The global attributes of a file. Raises OSError where it is missing or damaged."""
+    try:
+        refuse_endless(path)
+        with netCDF4.Dataset(path) as file:
+            return {name: file.getncattr(name) for name in file.ncattrs()}
+    except (RuntimeError, AttributeError, ValueError, TypeError) as error:
+        raise OSError(f"{path}: {error}") from error

@@ -212,6 +212,15 @@ def write_report(folder: Path, report: Mapping[str, object]) -> None:
         raise OutputError(f"{path} could not be written: {error}") from error
 
 
+def read_report(folder: Path) -> dict[str, Any]:
+    """What `write_report` wrote; a report without years where there is none that can be read."""
+    try:
+        found = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        return {"years": list(found["years"]), "files": list(found["files"]), "provenance": dict(found["provenance"])}
+    except (OSError, ValueError, TypeError, KeyError):
+        return {"years": [], "files": [], "provenance": {}}
+
+
 def _of_tile(
     local: Callable[[Tile], Mapping[str, NDArray[Any]]], tile: Tile, names: Sequence[str]
 ) -> dict[str, NDArray[Any]]:

@@ -11,7 +11,7 @@ from ai4land_coupler.comm import Communicator
 from ai4land_coupler.config import OutputConfig
 from ai4land_coupler.domain import Domain
 from ai4land_coupler.emulator import Emulator
-from ai4land_coupler.output import YearWriter, write_report
+from ai4land_coupler.output import YearWriter, read_report, write_report
 from ai4land_coupler.report import YearReport, run_report
 from ai4land_coupler.tiles import Tile
 from ai4land_coupler.timing import Stopwatch
@@ -31,7 +31,7 @@ class Publisher:
         self._speaks = speaks
         self._folder = config.folder if config else None
         self._last: YearReport | None = None
-        self._reports: list[YearReport] = []
+        self._entries: list[dict[str, object]] = []
         self._files: list[str] = []
         self._writer: YearWriter | None = None
         if config:
@@ -72,13 +72,30 @@ class Publisher:
         """Finish the year's report with its seconds, log it and rewrite report.json. Collective."""
         watch.finish()
         if (folder := self._folder) is not None:
-            reports = [*self._reports, report]
-            whole = run_report(reports, self._provenance, self._files)
-            comm.together(lambda: write_report(folder, whole) if self._speaks else None)
-            self._reports = reports
+            entries = [*self._entries, report.entry()] if self._speaks else []
+            comm.together(
+                lambda: (
+                    write_report(folder, run_report(entries, self._provenance, self._files)) if self._speaks else None
+                )
+            )
+            self._entries = entries
         before, self._last = self._last, report
         if self._speaks:
             log.info(report.line(before))
+
+    def go_on(self, year: int) -> None:
+        """Keep what report.json of this grid and emulator says of the years up to `year`, for a run taken up there."""
+        if self._folder is None or not self._speaks:
+            return
+        same = ("emulator_hash", "host_grid")
+        before = read_report(self._folder)
+        if any(before["provenance"].get(name) != self._provenance.get(name) for name in same):
+            return
+        years = [entry["year"] for entry in before["years"]]
+        if year in years:
+            self._entries = before["years"][: years.index(year) + 1]
+            again = {str(self._writer.path(late)) for late in years[years.index(year) + 1 :]} if self._writer else set()
+            self._files = [path for path in before["files"] if path not in again]
 
     def summarise(self) -> None:
         """Log where the files are."""

@@ -82,10 +82,12 @@ class YearReport:
         return {name: float(value) * KM2 for name, value in zip(self.legend, area, strict=True)}
 
 
-def run_report(years: Sequence[YearReport], provenance: Mapping[str, str], files: Sequence[str]) -> dict[str, object]:
+def run_report(
+    entries: Sequence[Mapping[str, object]], provenance: Mapping[str, str], files: Sequence[str]
+) -> dict[str, object]:
     """The whole run as JSON: `years`, the files written and what made them."""
     return {
-        "years": [year.entry() for year in years],
+        "years": list(entries),
         "files": list(files),
         "provenance": dict(provenance),
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -110,6 +110,7 @@ class Years:
         if self.fields.digest != made and comm.rank == 0:
             log.warning("restart %s: the fields of %d differ in bits from those of the run that wrote it; processor, "
                         "precision, threads, versions or weights are not the same", path, year)  # fmt: skip
+        self._publisher.go_on(year if more else last)
         self.last, self.held = last, None
         if more:
             ahead = read.ahead if read is not None and read.ahead is not None else np.empty((0, 0))
