@@ -44,7 +44,7 @@ class Component:
         self.emulator = emulator
         self._comm: Communicator | None = comm
         self._years: Years | None = None
-        self.origin: Mapping[str, str] = {}
+        self.origin: dict[str, str] = {}
         self._legend = StateLegend.of(config.state, emulator.legend)
         self._precision = choose_precision(config.precision)
         self._runner = TileRunner(emulator, config.constraint.mode, self._precision, config.workers.threads)
