@@ -195,14 +195,27 @@ def train(config: Annotated[Path, typer.Argument(help="Training configuration (Y
 @ending_well
 def evaluate(
     emulator: Annotated[str, typer.Option(help="Shipped name or folder.")] = "igbp-0p05",
-    region: Annotated[str, typer.Option(help="south-america, or lon0,lon1,lat0,lat1.")] = "south-america",
+    region: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="south-america (where left out), africa and so on, lon0,lon1,lat0,lat1, `continents` (all that are "
+            "trained on) or `withheld` (blocks kept from training); may be given several times."
+        ),
+    ] = None,
+    resolution: Annotated[
+        str, typer.Option(help="Degrees of the state, as in 0.5,1,2; the emulator's own where left out.")
+    ] = "",
     json: Annotated[Path | None, typer.Option(help="Write the scores as JSON.")] = None,
     maps: Annotated[Path | None, typer.Option(help="Write the maps that are scored as netCDF.")] = None,
+    plots: Annotated[Path | None, typer.Option(help="Folder for drawings.")] = None,
+    card: Annotated[bool, typer.Option("--card", help="Put the scores into the emulator's record and card.")] = False,
+    threads: Annotated[int | None, typer.Option(help="Threads; all cores where left out.")] = None,
 ) -> None:
     """Score an emulator on the map of its base year beside majority fill and random placement."""
     from ai4land_coupler.training import evaluate as scoring
 
-    scoring.evaluate(emulator, region, json, maps)
+    degrees = _degrees(resolution)
+    scoring.command(emulator, region or ["south-america"], degrees, json, maps, plots, card, threads)
 
 
 @app.command()
@@ -223,6 +236,13 @@ def _numbers(option: str, text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
         raise typer.BadParameter(f"{option}: expected whole numbers with commas between them, got {text!r}") from error
+
+
+def _degrees(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",") if part]
+    except ValueError as error:
+        raise typer.BadParameter(f"--resolution: expected degrees with commas between, got {text!r}") from error
 
 
 def _box(region: str | None) -> tuple[float, float, float, float] | None:

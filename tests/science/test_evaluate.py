@@ -11,9 +11,12 @@ from netCDF4 import Dataset
 
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import ConfigError
-from ai4land_coupler.training import dataset, metrics
-from ai4land_coupler.training.evaluate import MAPS, evaluate
+from ai4land_coupler.inference import TileRunner
+from ai4land_coupler.training import dataset, metrics, scoreplots
+from ai4land_coupler.training.evaluate import MAPS, evaluate, evaluate_regions, score
 from ai4land_coupler.training.loop import closed_loss, closing_offset, to_cells
+from ai4land_coupler.training.regions import Region, parse
+from ai4land_coupler.training.staticmaps import Truth, answer
 
 BOX = "-150.5,-40.2,-61.0,33.3"  # cuts coarse cells of 11.25 degrees on every side
 
@@ -148,3 +151,106 @@ def test_erased_and_withheld_land_is_never_trained_on() -> None:
 def test_regions_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(ConfigError):
         dataset.Box.parse(text)
+
+
+@pytest.fixture(scope="module")
+def coarser(scored: tuple) -> tuple[Region, Truth, TileRunner]:
+    emulator = scored[0]
+    where = Region(emulator, dataset.Box.parse(BOX), 2)
+    return where, Truth.of(emulator), TileRunner(emulator, "level", "float32", 1)
+
+
+def test_a_coarser_state_is_kept_by_its_host_cells_and_not_spread_evenly(coarser: tuple) -> None:
+    where, truth, runner = coarser
+    found = answer(where, truth, runner)
+    area = np.zeros((len(found.state), len(where.emulator.legend)))
+    land = np.zeros(len(found.state))
+    np.add.at(area, found.host, np.einsum("ckn,cn->ck", found.fractions, found.area))
+    np.add.at(land, found.host, found.area.sum(1))
+    assert np.abs(area / land[:, None] - found.state).max() < 1e-12
+    hosts = where.to_hosts(where.observed)
+    hosts = hosts[hosts.any(1)]
+    assert found.counts.tolist() == [[int((row == k).sum()) for k in range(1, 5)] for row in hosts]
+    assert np.abs(found.totals - found.state[found.host]).max() > 1e-3
+    maps = found.maps
+    of_host = [
+        tuple(sorted(row[row > 0])) for row in where.to_hosts(maps["random"])[where.to_hosts(where.observed).any(1)]
+    ]
+    assert of_host == [tuple(sorted(row[row > 0])) for row in hosts]
+    filled = where.to_hosts(maps["majority"])
+    assert all(len(set(row[row > 0])) <= 1 for row in filled)
+
+
+def test_a_host_spreads_its_state_over_its_land(coarser: tuple) -> None:
+    _, truth, _ = coarser
+    wide = truth.spread(2).reshape(4, 16, 32)
+    land = truth.land.reshape(16, 32)
+    area = (truth.totals * truth.land).reshape(4, 16, 32)
+    held = (land > 0).reshape(8, 2, 16, 2).sum((1, 3))
+    y, x = 2 * np.argwhere(held == 3)[0]  # three of its four coarse cells have land
+    mean = area[:, y : y + 2, x : x + 2].sum((1, 2)) / land[y : y + 2, x : x + 2].sum()
+    for row, col in np.add(np.argwhere(land[y : y + 2, x : x + 2] > 0), (y, x)):
+        assert wide[:, row, col] == pytest.approx(mean, abs=1e-15)
+    assert not wide[:, land == 0].any()
+
+
+def test_several_regions_at_several_resolutions(scored: tuple, tmp_path: Path) -> None:
+    emulator, alone, _, _ = scored
+    lines: list[str] = []
+    regions = [BOX, "0,90,-90,0"]
+    result = evaluate_regions(emulator, regions, [11.25, 22.5], tmp_path / "maps.nc", threads=1, report=lines.append)
+    assert list(result["regions"]) == regions
+    assert len(lines) == 4
+    first = result["regions"][BOX]
+    for part in ("all", "mixed"):
+        for key, value in first[part].items():
+            assert value == alone[part][key], key
+    wide = first["coarser"]["22.5"]
+    assert wide["state_degrees"] == 22.5
+    assert wide["all"]["cells"] == first["all"]["cells"]
+    assert wide["mixed_coarse"]["cells"] == first["mixed"]["cells"]
+    assert wide["all"]["log_loss"]["filling"] > first["all"]["log_loss"]["filling"]
+    assert len(list(tmp_path.glob("maps_*.nc"))) == 4
+
+
+def test_scores_are_drawn(coarser: tuple, tmp_path: Path) -> None:
+    found = answer(*coarser)
+    drawn = scoreplots.draw(found, score(found), tmp_path, "here")
+    assert [path.name for path in drawn] == ["here_reliability.png", "here_iou.png", "here_maps.png"]
+    assert all(path.stat().st_size > 10_000 for path in drawn)
+    base, observed = (found.maps[name] for name in ("observed", "majority"))
+    path = scoreplots.draw_change(
+        base, observed, {"random": found.maps["random"]}, small_emulator.LEGEND, tmp_path / "change.png"
+    )
+    assert path.stat().st_size > 10_000
+
+
+def test_log_loss_and_calibration_follow_from_the_fractions(coarser: tuple) -> None:
+    where, truth, runner = coarser
+    found = answer(Region(where.emulator, where.box), truth, runner)
+    result = evaluate_regions(where.emulator, [BOX])["regions"][BOX]["all"]
+    mask = found.where.to_coarse(found.where.inside & (found.where.observed > 0))[found.used]
+    p = found.fractions.swapaxes(1, 2)[mask]
+    label, area = found.labels[mask].astype(int) - 1, found.area[mask]
+    assert result["log_loss"]["emulator"] == pytest.approx(
+        -np.average(np.log(p[np.arange(label.size), label]), weights=area)
+    )
+    best = p.max(1)
+    right = p.argmax(1) == label
+    error = 0.0
+    for b in range(20):
+        chosen = (best >= b / 20) & ((best < (b + 1) / 20) | (b == 19))
+        if chosen.any():
+            error += abs((area * (best - right))[chosen].sum()) / area.sum()
+    assert result["calibration"]["error"] == pytest.approx(error, abs=1e-9)
+
+
+def test_regions_have_names(scored: tuple) -> None:
+    assert list(parse(["europe", "1,2,3,4"], scored[0])) == ["europe", "1,2,3,4"]
+    assert len(parse(["continents"], scored[0])) >= 5
+    with pytest.raises(ConfigError, match="expected one of"):
+        parse(["atlantis"], scored[0])
+    with pytest.raises(ConfigError, match="no blocks"):
+        parse(["withheld"], scored[0])
+    with pytest.raises(ConfigError, match="multiple"):
+        evaluate_regions(scored[0], [BOX], [12.0])

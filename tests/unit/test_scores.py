@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ai4land_coupler.errors import ConfigError
-from ai4land_coupler.training import metrics, rollout
+from ai4land_coupler.training import calibration, metrics, rollout
 
 ONE_ROW = np.ones((1, 8))
 
@@ -104,3 +104,22 @@ def test_a_rollout_is_scored_from_its_base_beside_persistence() -> None:
 def test_maps_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ConfigError, match="expected"):
         rollout.score_rollout(np.ones((2, 1, 8), np.uint8), np.ones((3, 1, 8), np.uint8), row(1), ONE_ROW, ("a",))
+
+
+def test_log_loss_weighs_by_area() -> None:
+    assert calibration.log_loss(np.array([0.5, 0.25]), np.array([3.0, 1.0])) == pytest.approx(1.25 * np.log(2))
+    assert calibration.log_loss(np.array([0.0]), np.array([1.0])) == np.inf
+
+
+def test_calibration_error_by_hand() -> None:
+    # three cells: likeliest a with 0.82 (right, area 1) and 0.84 (wrong, area 1), b with 1.0 (right, area 2)
+    p = np.array([[0.82, 0.84, 0.0], [0.18, 0.16, 1.0]])
+    result = calibration.calibration(p, np.array([1, 2, 2]), np.array([1.0, 1, 2]), ("a", "b"))
+    assert result["error"] == pytest.approx(0.5 * (0.83 - 0.5))
+    table = result["likeliest"]
+    assert table["area_share"][16] == 0.5
+    assert (table["forecast"][16], table["observed"][16]) == (pytest.approx(0.83), 0.5)
+    assert (table["area_share"][19], table["observed"][19]) == (0.5, 1.0)
+    assert table["forecast"][3] is None
+    # of b: 0.18 and 0.16 share a bin with one hit of two; 1.0 is right; the same of a
+    assert result["error_by_class"] == {"a": pytest.approx(0.5 * 0.33), "b": pytest.approx(0.5 * (0.5 - 0.17))}
