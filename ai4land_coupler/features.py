@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from ai4land_coupler.errors import EmulatorError
 from ai4land_coupler.grids import EARTH_RADIUS, RegularGrid
-from ai4land_coupler.heaps import refuse_endless
+from ai4land_coupler.natives import Field, Lines, Native, Places, Window, bilinear, box_sums, read_natives
+from ai4land_coupler.settlements import SETTLEMENTS, Settlements
 
-Field = NDArray[np.float32]
+__all__ = ["CHANNELS", "Channel", "Places", "StaticFeatures", "bilinear", "box_sums", "coarse_window", "terrain"]
 
 
 @dataclass(frozen=True)
@@ -56,107 +57,6 @@ class HasStatics(Protocol):
     def base_map(self) -> NDArray[np.uint8]:
         """Return the classes (nlat, nlon), 0 where water."""
         ...
-
-
-@dataclass(frozen=True)
-class Window:
-    """Rows [row0, row0 + nrow) and columns [col0, col0 + ncol) of the fine grid, rows within the poles."""
-
-    fine: RegularGrid
-    row0: int
-    col0: int
-    nrow: int
-    ncol: int
-
-    @property
-    def rows(self) -> NDArray[np.int64]:
-        """Fine rows."""
-        return np.arange(self.row0, self.row0 + self.nrow)
-
-    @property
-    def cols(self) -> NDArray[np.int64]:
-        """Fine columns, wrapped."""
-        return np.arange(self.col0, self.col0 + self.ncol) % self.fine.nlon
-
-
-def _positions(centres: NDArray[np.float64], axis: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return where the centres lie on a regular axis, in units of its spacing from its first point."""
-    return (centres - axis[0]) / ((axis[-1] - axis[0]) / (axis.size - 1))
-
-
-@dataclass(frozen=True)
-class Places:
-    """Native index at or before each fine row or column, and the weight of the next one."""
-
-    index: NDArray[np.int64]
-    weight: Field
-
-    @classmethod
-    def of(cls, position: NDArray[np.float64], shift: NDArray[np.int64] | int = 0) -> Places:
-        """Split fractional native positions; whole turns are added as integers, so weights do not see them."""
-        whole = np.floor(position)
-        return cls(whole.astype(np.int64) + shift, (position - whole).astype(np.float32))
-
-    @property
-    def start(self) -> int:
-        """First native index needed."""
-        return int(self.index[0])
-
-    @property
-    def stop(self) -> int:
-        """One past the last native index needed."""
-        return int(self.index[-1]) + 2
-
-
-@dataclass(frozen=True)
-class Native:
-    """A packed static field on a regular global axis pair, south to north, columns that wrap."""
-
-    packed: NDArray[np.int16]  # (nlat, nlon)
-    scale: float
-    offset: float
-    lat: NDArray[np.float64]
-    lon: NDArray[np.float64]
-
-    def __post_init__(self) -> None:
-        fits = self.packed.shape == (self.lat.size, self.lon.size) and min(self.packed.shape) >= 2
-        if not fits or not (np.diff(self.lat) > 0).all() or not np.isfinite(self.lon).all():
-            raise EmulatorError(f"static field {self.packed.shape} does not fit its axes, south to north")
-        if not (np.isfinite(self.lat).all() and math.isfinite(self.scale) and math.isfinite(self.offset)):
-            raise EmulatorError("static field whose axes or packing are not finite")
-
-    def place(self, window: Window) -> tuple[Places, Places]:
-        """Return where the fine rows and columns of a window lie among the native ones."""
-        y = np.clip(_positions(window.fine.lat[window.rows], self.lat), 0, self.lat.size - 1)
-        x = (window.fine.lon[window.cols] - self.lon[0]) / (360.0 / self.lon.size)
-        turns = np.arange(window.col0, window.col0 + window.ncol) // window.fine.nlon
-        return Places.of(y), Places.of(x, turns * self.lon.size)
-
-    def block(self, r0: int, r1: int, c0: int, c1: int) -> NDArray[np.int16]:
-        """Return packed values of native rows (edges repeated past a pole) and columns (wrapped)."""
-        rows = np.clip(np.arange(r0, r1), 0, self.lat.size - 1)
-        return self.packed[rows[:, None], np.arange(c0, c1) % self.lon.size]
-
-    def unpack(self, packed: NDArray) -> Field:
-        """Return physical values, float32."""
-        return (packed * self.scale + self.offset).astype(np.float32)
-
-
-def bilinear(values: Field, y: Places, x: Places) -> Field:
-    """Interpolate a native block (y.stop - y.start, x.stop - x.start) to the fine cells; (nrow, ncol)."""
-    i, j = y.index - y.start, x.index - x.start
-    south, north = values[i], values[i + 1]
-    rows = south + (north - south) * y.weight[:, None]
-    west, east = rows[:, j], rows[:, j + 1]
-    return west + (east - west) * x.weight[None, :]
-
-
-def box_sums(values: NDArray[np.int64], radius: int) -> NDArray[np.int64]:
-    """Return sums over squares of 2 radius + 1 cells, shape smaller by radius on each side; exact integers."""
-    total = np.zeros((values.shape[0] + 1, values.shape[1] + 1), np.int64)
-    total[1:, 1:] = values.cumsum(0).cumsum(1)
-    n = 2 * radius + 1
-    return total[n:, n:] - total[:-n, n:] - total[n:, :-n] + total[:-n, :-n]
 
 
 TERRAIN_RADII = (1, 6)  # of the native height: boxes of 3 and 13 cells, 0.25 and 1.1 degree at 5 minutes
@@ -202,34 +102,6 @@ def signed_root(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.sign(x) * np.sqrt(np.abs(x))
 
 
-@dataclass(frozen=True)
-class Lines:
-    """A field that is zero almost everywhere (rivers, shores) on the fine grid, stored as its other cells."""
-
-    cell: NDArray[np.int32]  # ascending row * nlon + col
-    value: NDArray[np.int16]
-    scale: float
-
-    @classmethod
-    def of(cls, native: Native) -> Lines:
-        """Keep the cells of a native field that are not zero."""
-        flat = native.packed.ravel()
-        cell = np.flatnonzero(flat)
-        return cls(cell.astype(np.int32), flat[cell], native.scale)
-
-    def field(self, window: Window) -> Field:
-        """Return the root of the field in the window, (nrow, ncol)."""
-        nlon = window.fine.nlon
-        bounds = np.array([window.row0 * nlon, (window.row0 + window.nrow) * nlon], np.int32)
-        start, stop = np.searchsorted(self.cell, bounds)
-        row, col = np.divmod(self.cell[start:stop] - bounds[0], nlon)
-        place, width = (col - window.col0) % nlon, min(window.ncol, nlon)
-        kept = place < width
-        field = np.zeros((window.nrow, width), np.float32)
-        field[row[kept], place[kept]] = np.sqrt(self.value[start:stop][kept] * self.scale)
-        return field[:, np.arange(window.ncol) % nlon]
-
-
 CLIMATE: dict[str, Callable[[Field], Field]] = {
     "t_mean": lambda v: v, "t_cold": lambda v: v, "t_warm": lambda v: v, "gdd5": np.sqrt,
     "p_annual": np.sqrt, "p_dry": np.sqrt, "p_wet": np.sqrt, "p_growing": np.sqrt, "drought": np.sqrt,
@@ -238,7 +110,27 @@ TERRAIN = ("height", "slope", "poleward", "tpi_3", "relief_3", "tpi_13", "relief
 KOPPEN = ("koppen_a", "koppen_b", "koppen_c", "koppen_d", "koppen_e")
 LINES = ("river_major", "river_minor", "river_dry", "sea_shore", "lake_shore")
 PLACE = ("land", "abs_lat")
-CHANNELS = (*TERRAIN, *CLIMATE, *KOPPEN, *LINES, *PLACE)
+CLIMATE_CLASS = "climate_class"  #: embedded by the network, thus not normalised and the last channel
+CLIMATE_CLASSES = 30
+GROUPS = {
+    "terrain": TERRAIN,
+    "climate": tuple(CLIMATE),
+    "koppen": KOPPEN,
+    "lines": LINES,
+    "place": PLACE,
+    "settlements": SETTLEMENTS,
+    "climate_class": (CLIMATE_CLASS,),
+}
+CHANNELS = tuple(name for group in GROUPS.values() for name in group)
+NATIVES = {
+    "terrain": ("height",),
+    "climate": tuple(CLIMATE),
+    "koppen": ("koppen",),
+    "lines": LINES,
+    "settlements": ("places", "people"),
+    "climate_class": ("climate_class",),
+}
+INTERPOLATED = ("height", *CLIMATE)  # the other natives are on the fine grid
 
 
 class StaticFeatures:
@@ -247,21 +139,34 @@ class StaticFeatures:
     def __init__(self, emulator: HasStatics) -> None:
         self.fine = emulator.fine
         self.channels = emulator.statics
-        unknown = [channel.name for channel in self.channels if channel.name not in CHANNELS]
+        names = [channel.name for channel in self.channels]
+        unknown = [name for name in names if name not in CHANNELS]
         if unknown:
             raise EmulatorError(f"static channels {unknown} are unknown; known are {list(CHANNELS)}")
-        natives = read_natives(emulator.path / "statics.nc")
+        self._groups = {group for group, members in GROUPS.items() if set(members) & set(names)}
+        needed = [name for group, members in NATIVES.items() if group in self._groups for name in members]
+        self._natives = read_natives(emulator.path / "statics.nc", needed)
         self._land = emulator.base_map()
-        self._height = natives["height"]
-        self._climate = {name: natives[name] for name in CLIMATE}
-        self._koppen = natives["koppen"]
-        self._lines = {name: Lines.of(natives[name]) for name in LINES}
-        for name in ("koppen", *LINES):
-            if natives[name].packed.shape != (self.fine.nlat, self.fine.nlon):
-                raise EmulatorError(f"static field {name} is not on the fine grid")
+        self._check()
+        self._lines = {name: Lines.of(self._natives[name]) for name in LINES if name in needed}
+        if "settlements" in self._groups:
+            self._settlements = Settlements(Lines.of(self._natives["places"]), Lines.of(self._natives["people"]))
         mean = np.array([channel.mean for channel in self.channels], np.float32)
         std = np.array([channel.std for channel in self.channels], np.float32)
         self._mean, self._std = mean[:, None, None], std[:, None, None]
+
+    def _check(self) -> None:
+        for name, native in self._natives.items():
+            if name not in INTERPOLATED and native.packed.shape != (self.fine.nlat, self.fine.nlon):
+                raise EmulatorError(f"static field {name} is not on the fine grid")
+        if "climate_class" in self._groups:
+            low, high = self._natives["climate_class"].packed.min(), self._natives["climate_class"].packed.max()
+            plain = self.channels[-1] == Channel(CLIMATE_CLASS)
+            if low < 0 or high > CLIMATE_CLASSES or not plain:
+                raise EmulatorError(
+                    f"{CLIMATE_CLASS}: expected the last channel, mean 0 and std 1, of 0 to {CLIMATE_CLASSES}; "
+                    f"found {low} to {high}, last {self.channels[-1]}"
+                )
 
     def window(self, row0: int, col0: int, nrow: int, ncol: int) -> Field:
         """Return the channels (C, nrow, ncol), float32 that float16 holds exactly; 0 past the poles."""
@@ -278,15 +183,20 @@ class StaticFeatures:
         return self._inside(Window(self.fine, row0, col0, nrow, ncol))
 
     def _inside(self, window: Window) -> Field:
-        fields = self._terrain(window)
-        for name, transform in CLIMATE.items():
-            fields[name] = self._interpolated(self._climate[name], window, transform)
-        index = np.ix_(window.rows, window.cols)
-        group = self._koppen.packed[index]
-        fields |= {name: (group == number) for number, name in enumerate(KOPPEN, start=1)}
+        index, groups = np.ix_(window.rows, window.cols), self._groups
+        fields: dict[str, NDArray] = self._terrain(window) if "terrain" in groups else {}
+        if "climate" in groups:
+            fields |= {name: self._interpolated(self._natives[name], window, root) for name, root in CLIMATE.items()}
+        if "koppen" in groups:
+            group = self._natives["koppen"].packed[index]
+            fields |= {name: (group == number) for number, name in enumerate(KOPPEN, start=1)}
         fields |= {name: lines.field(window) for name, lines in self._lines.items()}
         fields["land"] = self._land[index] > 0
         fields["abs_lat"] = np.repeat(np.abs(self.fine.lat[window.rows])[:, None], window.ncol, axis=1)
+        if "settlements" in groups:
+            fields |= self._settlements.fields(window)
+        if "climate_class" in groups:
+            fields[CLIMATE_CLASS] = self._natives["climate_class"].packed[index]
         return np.stack([fields[channel.name] for channel in self.channels]).astype(np.float32)
 
     @staticmethod
@@ -295,34 +205,12 @@ class StaticFeatures:
         return bilinear(transform(native.unpack(native.block(y.start, y.stop, x.start, x.stop))), y, x)
 
     def _terrain(self, window: Window) -> dict[str, NDArray]:
-        native = self._height
+        native = self._natives["height"]
         y, x = native.place(window)
         height = native.block(y.start - RIM, y.stop + RIM, x.start - RIM, x.stop + RIM).astype(np.int64)
         row_lat = native.lat[np.clip(np.arange(y.start, y.stop), 0, native.lat.size - 1)]
         derived = terrain(height, row_lat, 180.0 / native.lat.size)
         return {name: bilinear(values, y, x) for name, values in derived.items()}
-
-
-def read_natives(path: Path) -> dict[str, Native]:
-    """Read every two-dimensional int16 field of a statics file."""
-    from netCDF4 import Dataset
-
-    natives = {}
-    try:
-        refuse_endless(path)
-        with Dataset(path) as data:
-            data.set_auto_maskandscale(False)
-            for name, variable in data.variables.items():
-                if variable.ndim == 2:
-                    lat, lon = (np.asarray(data.variables[axis][:], np.float64) for axis in variable.dimensions)
-                    packed = np.asarray(variable[:], np.int16)
-                    natives[name] = Native(packed, float(variable.scale_factor), float(variable.add_offset), lat, lon)
-    except (OSError, RuntimeError, LookupError, AttributeError, ValueError, TypeError, MemoryError) as error:
-        raise EmulatorError(f"{path} cannot be read: {error}") from error
-    missing = [name for name in ("height", *CLIMATE, "koppen", *LINES) if name not in natives]
-    if missing:
-        raise EmulatorError(f"{path.name}: static fields {missing} are missing")
-    return natives
 
 
 def coarse_window(

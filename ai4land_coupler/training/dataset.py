@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai4land_coupler.errors import ConfigError
-from ai4land_coupler.features import CHANNELS, CLIMATE, KOPPEN, LINES, Channel, StaticFeatures, coarse_window
+from ai4land_coupler.features import CLIMATE_CLASS, GROUPS, KOPPEN, LINES, Channel, StaticFeatures, coarse_window
 from ai4land_coupler.grids import RegularGrid
 
 FINE, COARSE = RegularGrid(3600, 7200), RegularGrid(360, 720)
@@ -18,7 +18,8 @@ CLASSES = 8
 BLOCK = 4 * RATIO  # fine cells of the coarsest input, 2 degrees; crops start on multiples of it
 INTERIOR = 200  # fine cells of a crop that are scored
 MARGIN = 24  # fine cells of context around them, a multiple of the network's stride
-FLAGS = (*KOPPEN, "land")  # channels that stay 0 and 1
+FLAGS = (*KOPPEN, "land", CLIMATE_CLASS)  # channels that stay as they are
+FIRST_INPUTS = ("terrain", "climate", "koppen", "lines", "place")  # what emulators up to version 1.0 saw
 
 
 @dataclass(frozen=True)
@@ -159,32 +160,56 @@ class Crops:
         return batch
 
 
-def perturb(inputs: NDArray[np.float32], rng: np.random.Generator, drop: float, noise: float) -> None:
-    """Make climate harder to remember, in place: shift its channels, and drop groups of channels, crop by crop."""
-    groups = [[CHANNELS.index(name) for name in names] for names in (CLIMATE, KOPPEN, LINES, ("abs_lat",))]
-    shifted = groups[0] + groups[3]
-    for sample in inputs:
-        sample[shifted] += rng.normal(0, noise, (len(shifted), 1, 1)).astype(np.float32)
-        for group in groups:
-            if rng.random() < drop:
-                sample[group] = 0
+@dataclass(frozen=True)
+class Perturbation:
+    """Makes places harder to remember: climate and latitude are shifted, groups of channels dropped, crop by crop."""
+
+    shifted: tuple[int, ...]
+    dropped: tuple[tuple[int, ...], ...]
+    drop: float
+    noise: float
+
+    @classmethod
+    def of(cls, channels: tuple[Channel, ...], drop: float, noise: float) -> Perturbation:
+        """Find the channels by name; the two kinds of climate classes go together, the land mask stays."""
+        place = {channel.name: index for index, channel in enumerate(channels)}
+        climate, koppen, lines = (GROUPS[name] for name in ("climate", "koppen", "lines"))
+        groups = [climate, (*koppen, CLIMATE_CLASS), lines, ("abs_lat",)]
+        if set(GROUPS["settlements"]) & set(place):
+            groups += [GROUPS["settlements"], GROUPS["terrain"]]
+        shifted = tuple(place[name] for name in (*climate, "abs_lat") if name in place)
+        return cls(shifted, tuple(tuple(place[n] for n in group if n in place) for group in groups), drop, noise)
+
+    def apply(self, inputs: NDArray[np.float32], rng: np.random.Generator) -> None:
+        """Change inputs (B, C, N, N) in place."""
+        for sample in inputs:
+            moved = list(self.shifted)
+            sample[moved] += rng.normal(0, self.noise, (len(moved), 1, 1)).astype(np.float32)
+            for group in self.dropped:
+                if rng.random() < self.drop:
+                    sample[list(group)] = 0
 
 
-def statistics(folder: Path, classes: NDArray[np.uint8], trained: NDArray[np.bool_]) -> tuple[Channel, ...]:
+def statistics(
+    folder: Path, classes: NDArray[np.uint8], trained: NDArray[np.bool_], groups: tuple[str, ...]
+) -> tuple[Channel, ...]:
     """Return the area-weighted mean and standard deviation of each static channel over the land trained on.
 
-    Flags stay as they are; lines are only scaled, so that no line is 0.
+    Flags and classes stay as they are; lines are only scaled, so that no line is 0.
     """
-    raw = StaticFeatures(Draft(folder, tuple(Channel(name) for name in CHANNELS), classes))
+    names = tuple(name for group in GROUPS if group in groups for name in GROUPS[group])
+    raw = StaticFeatures(Draft(folder, tuple(Channel(name) for name in names), classes))
     weight = (trained & (classes > 0)) * FINE.area_rows[:, None]
-    moments = np.zeros((2, len(CHANNELS)))
+    moments = np.zeros((2, len(names)))
     for row in range(0, FINE.nlat, 240):
-        block = raw.physical(row, 0, 240, FINE.nlon).astype(np.float64)
-        for power in (1, 2):
-            moments[power - 1] += np.einsum("cij,ij->c", block**power, weight[row : row + 240])
+        block = raw.physical(row, 0, 240, FINE.nlon)
+        for channel, values in enumerate(block):
+            for power in (1, 2):
+                part = np.einsum("ij,ij->", values.astype(np.float64) ** power, weight[row : row + 240])
+                moments[power - 1, channel] += part
     mean, square = moments / weight.sum()
     channels = []
-    for name, m, s in zip(CHANNELS, mean, square, strict=True):
+    for name, m, s in zip(names, mean, square, strict=True):
         centre, spread = (0.0, 1.0) if name in FLAGS else (float(m), float(np.sqrt(s - m * m)))
         channels.append(Channel(name, 0.0 if name in LINES else round(centre, 6), round(spread, 6)))
     return tuple(channels)

@@ -23,18 +23,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ai4land_coupler.errors import ConfigError
-from ai4land_coupler.features import Channel
+from ai4land_coupler.features import CLIMATE_CLASS, CLIMATE_CLASSES, GROUPS, Channel
 from ai4land_coupler.training.dataset import (
     CLASSES,
     FINE,
+    FIRST_INPUTS,
     MARGIN,
     SOUTH_AMERICA,
     Batch,
     Box,
     Crops,
     Draft,
+    Perturbation,
     global_statics,
-    perturb,
     statistics,
 )  # fmt: skip
 from ai4land_coupler.unet import UNet, UNetConfig
@@ -48,6 +49,9 @@ class TrainConfig:
     data: Path  # what `rebuild` wrote
     work: Path  # checkpoints, log, cached statics
     emulator: Path  # the folder to write
+    version: str = "1.0"  # of the emulator
+    start: Path | None = None  # work folder of a finished run, whose averaged weights are gone on from
+    inputs: tuple[str, ...] = FIRST_INPUTS  # groups of static channels
     widths: tuple[int, int, int] = (48, 96, 192)
     seed: int = 1
     steps: int = 3000
@@ -68,6 +72,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if abs(sum(self.resolutions) - 1) > 1e-9 or self.steps < self.warmup:
             raise ConfigError(f"expected resolutions that sum to 1 and steps >= warmup, got {self}")
+        if set(self.inputs) - set(GROUPS):
+            raise ConfigError(f"expected inputs among {list(GROUPS)}, got {list(self.inputs)}")
 
     @classmethod
     def read(cls, path: Path) -> TrainConfig:
@@ -76,10 +82,10 @@ class TrainConfig:
         unknown = set(entries) - {field.name for field in fields(cls)}
         if unknown:
             raise ConfigError(f"{path}: unknown entries {sorted(unknown)}")
-        for key in ("data", "work", "emulator"):
+        for key in {"data", "work", "emulator", "start"} & set(entries):
             entries[key] = (path.parent / entries[key]).resolve()
         entries["withheld"] = tuple(Box(*box) for box in entries.get("withheld", ()))
-        for key in ("widths", "resolutions"):
+        for key in ("widths", "resolutions", "inputs"):
             if key in entries:
                 entries[key] = tuple(entries[key])
         return cls(**entries)
@@ -166,7 +172,11 @@ class Training:
         config.work.mkdir(parents=True, exist_ok=True)
         self.channels, statics = prepare(config, classes)
         self.crops = Crops(statics, classes.copy(), (SOUTH_AMERICA,), config.withheld, config.rim)
-        self.net = UNet(UNetConfig(len(self.channels), CLASSES, config.widths), normalise=True)
+        self.perturbation = Perturbation.of(self.channels, config.drop, config.noise)
+        embedded = CLIMATE_CLASSES if self.channels[-1].name == CLIMATE_CLASS else 0
+        self.net = UNet(UNetConfig(len(self.channels), CLASSES, config.widths, embedded), normalise=True)
+        if config.start is not None:
+            go_on_from(config.start, self.net, self.channels)
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         decayed = [p for p in self.net.parameters() if p.ndim > 1]
         plain = [p for p in self.net.parameters() if p.ndim <= 1]
@@ -216,7 +226,7 @@ class Training:
             rng = np.random.default_rng([self.config.seed, step])
             blocks = int(rng.choice((1, 2, 4), p=self.config.resolutions))
             batch = self.crops.random(rng, self.config.batch, origins, blocks)
-            perturb(batch.inputs, rng, self.config.drop, self.config.noise)
+            self.perturbation.apply(batch.inputs, rng)
             return batch
 
         with ThreadPoolExecutor(1) as pool:
@@ -279,6 +289,33 @@ class Training:
         ]
 
 
+def go_on_from(folder: Path, net: UNet, channels: tuple[Channel, ...]) -> None:
+    """Copy the averaged weights of the run in a work folder into `net`, so that both answer alike at first.
+
+    The stem's columns go by the names of their channels. What the other net lacks, channels of the input and of wider
+    layers, is read by the layers after it with weights that start at 0.
+    """
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)["average"]
+    old = {name.removeprefix("module."): value for name, value in state.items() if name != "n_averaged"}
+    known = [Channel(**entry) for entry in json.loads((folder / "channels.json").read_text())]
+    if not set(known) <= set(channels):
+        raise ConfigError(f"{folder}: expected channels among those of this run, also has {set(known) - set(channels)}")
+    own = net.state_dict()
+    if set(old) - set(own) or set(own) - set(old) - {"climate.weight"}:
+        raise ConfigError(f"{folder}: expected the same layers, found {sorted(set(old) ^ set(own))} in only one")
+    stem, fractions = old["stem.weight"], old["stem.weight"].shape[1] - len(known)
+    spread = stem.new_zeros(stem.shape[0], *own["stem.weight"].shape[1:])
+    spread[:, [channels.index(channel) for channel in known]] = stem[:, : len(known)]
+    spread[:, -fractions:] = stem[:, len(known) :]
+    for name, value in (old | {"stem.weight": spread}).items():
+        grown = own[name].clone()
+        if value.ndim > 1:
+            grown[: value.shape[0]] = 0
+        grown[tuple(slice(size) for size in value.shape)] = value
+        own[name] = grown
+    net.load_state_dict(own)
+
+
 def prepare(config: TrainConfig, classes: NDArray[np.uint8]) -> tuple[tuple[Channel, ...], NDArray[np.float16]]:
     """Return the channels with their statistics and the static fields of the globe, cached in the work folder."""
     kept, described = config.work / "statics.npy", config.work / "channels.json"
@@ -288,7 +325,7 @@ def prepare(config: TrainConfig, classes: NDArray[np.uint8]) -> tuple[tuple[Chan
     trained = np.ones(classes.shape, bool)
     for box in (SOUTH_AMERICA, *config.withheld):
         trained[box.rows(FINE, config.rim), box.cols(FINE, config.rim)] = False
-    channels = statistics(config.data, classes, trained)
+    channels = statistics(config.data, classes, trained, config.inputs)
     statics = global_statics(Draft(config.data, channels, classes))
     np.save(kept, statics)
     described.write_text(json.dumps([asdict(channel) for channel in channels]))

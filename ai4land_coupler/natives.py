@@ -1,0 +1,173 @@
+"""Static fields as an emulator stores them: packed grids, sparse lines and points, and fine windows of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ai4land_coupler.errors import EmulatorError
+from ai4land_coupler.grids import RegularGrid
+from ai4land_coupler.heaps import refuse_endless
+
+Field = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Rows [row0, row0 + nrow) and columns [col0, col0 + ncol) of the fine grid, rows within the poles."""
+
+    fine: RegularGrid
+    row0: int
+    col0: int
+    nrow: int
+    ncol: int
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Fine rows."""
+        return np.arange(self.row0, self.row0 + self.nrow)
+
+    @property
+    def cols(self) -> NDArray[np.int64]:
+        """Fine columns, wrapped."""
+        return np.arange(self.col0, self.col0 + self.ncol) % self.fine.nlon
+
+
+def _positions(centres: NDArray[np.float64], axis: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return where the centres lie on a regular axis, in units of its spacing from its first point."""
+    return (centres - axis[0]) / ((axis[-1] - axis[0]) / (axis.size - 1))
+
+
+@dataclass(frozen=True)
+class Places:
+    """Native index at or before each fine row or column, and the weight of the next one."""
+
+    index: NDArray[np.int64]
+    weight: Field
+
+    @classmethod
+    def of(cls, position: NDArray[np.float64], shift: NDArray[np.int64] | int = 0) -> Places:
+        """Split fractional native positions; whole turns are added as integers, so weights do not see them."""
+        whole = np.floor(position)
+        return cls(whole.astype(np.int64) + shift, (position - whole).astype(np.float32))
+
+    @property
+    def start(self) -> int:
+        """First native index needed."""
+        return int(self.index[0])
+
+    @property
+    def stop(self) -> int:
+        """One past the last native index needed."""
+        return int(self.index[-1]) + 2
+
+
+@dataclass(frozen=True)
+class Native:
+    """A packed static field on a regular global axis pair, south to north, columns that wrap."""
+
+    packed: NDArray[np.int16]  # (nlat, nlon)
+    scale: float
+    offset: float
+    lat: NDArray[np.float64]
+    lon: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        fits = self.packed.shape == (self.lat.size, self.lon.size) and min(self.packed.shape) >= 2
+        if not fits or not (np.diff(self.lat) > 0).all() or not np.isfinite(self.lon).all():
+            raise EmulatorError(f"static field {self.packed.shape} does not fit its axes, south to north")
+        if not (np.isfinite(self.lat).all() and math.isfinite(self.scale) and math.isfinite(self.offset)):
+            raise EmulatorError("static field whose axes or packing are not finite")
+
+    def place(self, window: Window) -> tuple[Places, Places]:
+        """Return where the fine rows and columns of a window lie among the native ones."""
+        y = np.clip(_positions(window.fine.lat[window.rows], self.lat), 0, self.lat.size - 1)
+        x = (window.fine.lon[window.cols] - self.lon[0]) / (360.0 / self.lon.size)
+        turns = np.arange(window.col0, window.col0 + window.ncol) // window.fine.nlon
+        return Places.of(y), Places.of(x, turns * self.lon.size)
+
+    def block(self, r0: int, r1: int, c0: int, c1: int) -> NDArray[np.int16]:
+        """Return packed values of native rows (edges repeated past a pole) and columns (wrapped)."""
+        rows = np.clip(np.arange(r0, r1), 0, self.lat.size - 1)
+        return self.packed[rows[:, None], np.arange(c0, c1) % self.lon.size]
+
+    def unpack(self, packed: NDArray) -> Field:
+        """Return physical values, float32."""
+        return (packed * self.scale + self.offset).astype(np.float32)
+
+
+def bilinear(values: Field, y: Places, x: Places) -> Field:
+    """Interpolate a native block (y.stop - y.start, x.stop - x.start) to the fine cells; (nrow, ncol)."""
+    i, j = y.index - y.start, x.index - x.start
+    south, north = values[i], values[i + 1]
+    rows = south + (north - south) * y.weight[:, None]
+    west, east = rows[:, j], rows[:, j + 1]
+    return west + (east - west) * x.weight[None, :]
+
+
+def box_sums(values: NDArray[np.int64], radius: int) -> NDArray[np.int64]:
+    """Return sums over squares of 2 radius + 1 cells, shape smaller by radius on each side; exact integers."""
+    total = np.zeros((values.shape[0] + 1, values.shape[1] + 1), np.int64)
+    total[1:, 1:] = values.cumsum(0).cumsum(1)
+    n = 2 * radius + 1
+    return total[n:, n:] - total[:-n, n:] - total[n:, :-n] + total[:-n, :-n]
+
+
+@dataclass(frozen=True)
+class Lines:
+    """A field that is zero almost everywhere (rivers, shores, places) on the fine grid, stored as its other cells."""
+
+    cell: NDArray[np.int32]  # ascending row * nlon + col
+    value: NDArray[np.int16]
+    scale: float
+
+    @classmethod
+    def of(cls, native: Native) -> Lines:
+        """Keep the cells of a native field that are not zero."""
+        flat = native.packed.ravel()
+        cell = np.flatnonzero(flat)
+        return cls(cell.astype(np.int32), flat[cell], native.scale)
+
+    def packed(self, window: Window, rim: int = 0) -> NDArray[np.int64]:
+        """Return the stored values in the window and `rim` cells around it, 0 past the poles."""
+        row0, col0, nlon = window.row0 - rim, window.col0 - rim, window.fine.nlon
+        nrow, ncol = window.nrow + 2 * rim, window.ncol + 2 * rim
+        bounds = np.clip([row0 * nlon, (row0 + nrow) * nlon], 0, window.fine.nlat * nlon)
+        start, stop = np.searchsorted(self.cell, bounds.astype(np.int32))
+        row, col = np.divmod(self.cell[start:stop] - row0 * nlon, nlon)
+        place, width = (col - col0) % nlon, min(ncol, nlon)
+        kept = place < width
+        values = np.zeros((nrow, width), np.int64)
+        values[row[kept], place[kept]] = self.value[start:stop][kept]
+        return values[:, np.arange(ncol) % nlon]
+
+    def field(self, window: Window) -> Field:
+        """Return the root of the field in the window, (nrow, ncol)."""
+        return np.sqrt(self.packed(window) * self.scale).astype(np.float32)
+
+
+def read_natives(path: Path, needed: Collection[str]) -> dict[str, Native]:
+    """Read the fields needed of a statics file, two-dimensional int16 each."""
+    from netCDF4 import Dataset
+
+    natives = {}
+    try:
+        refuse_endless(path)
+        with Dataset(path) as data:
+            data.set_auto_maskandscale(False)
+            for name, variable in data.variables.items():
+                if name in needed and variable.ndim == 2:
+                    lat, lon = (np.asarray(data.variables[axis][:], np.float64) for axis in variable.dimensions)
+                    packed = np.asarray(variable[:], np.int16)
+                    natives[name] = Native(packed, float(variable.scale_factor), float(variable.add_offset), lat, lon)
+    except (OSError, RuntimeError, LookupError, AttributeError, ValueError, TypeError, MemoryError) as error:
+        raise EmulatorError(f"{path} cannot be read: {error}") from error
+    missing = [name for name in needed if name not in natives]
+    if missing:
+        raise EmulatorError(f"{path.name}: static fields {missing} are missing")
+    return natives

@@ -1,0 +1,62 @@
+"""Where people live, as network inputs: places and their people in boxes around a fine cell.
+
+Box sums are exact integers and only + - * / sqrt follow, so that a value depends on its position alone. The shares of
+a small box in a large one do not see how many places a country's gazetteer lists.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ai4land_coupler.natives import Field, Lines, Window, box_sums
+
+RADII = (0, 1, 3, 8, 20)  # fine cells: boxes of 1, 3, 7, 17 and 41 cells, 0.05 to 2 degrees
+SHARES = ((1, 8), (3, 20))  # radii of the small and the large box of a share
+RIM = max(RADII)
+
+
+def _side(radius: int) -> int:
+    return 2 * radius + 1
+
+
+SETTLEMENTS = tuple(
+    name
+    for kind in ("places", "people")
+    for name in (
+        *(f"{kind}_{_side(radius)}" for radius in RADII),
+        *(f"{kind}_{_side(small)}_of_{_side(large)}" for small, large in SHARES),
+    )
+)
+
+
+@dataclass(frozen=True)
+class Settlements:
+    """Numbers of places, and of their people in units of `people.scale`, in the fine cells that have some."""
+
+    places: Lines
+    people: Lines
+
+    def fields(self, window: Window) -> dict[str, Field]:
+        """Return the fields of SETTLEMENTS in the window, (nrow, ncol) each.
+
+        places_n, people_n: fourth root of the sum over a box of n cells; _of_: root of the mean density in the small
+        box over that in the large one, to whose sum one place or one unit of people is added.
+        """
+        fields = {}
+        for kind, lines in (("places", self.places), ("people", self.people)):
+            values = lines.packed(window, RIM)
+            sums = {radius: _inner_sums(values, radius) for radius in RADII}
+            for radius, total in sums.items():
+                fields[f"{kind}_{_side(radius)}"] = np.sqrt(np.sqrt(total * lines.scale)).astype(np.float32)
+            for small, large in SHARES:
+                share = (sums[small] * _side(large) ** 2) / ((sums[large] + 1) * _side(small) ** 2)
+                fields[f"{kind}_{_side(small)}_of_{_side(large)}"] = np.sqrt(share).astype(np.float32)
+        return fields
+
+
+def _inner_sums(values: np.ndarray, radius: int) -> np.ndarray:
+    """Box sums of the cells RIM inside the edge of values."""
+    cut = RIM - radius
+    return box_sums(values[cut : values.shape[0] - cut, cut : values.shape[1] - cut], radius)
