@@ -13,7 +13,7 @@ import yaml
 from numpy.typing import NDArray
 
 from ai4land_coupler.errors import EmulatorError, GridError
-from ai4land_coupler.features import CHANNELS, Channel
+from ai4land_coupler.features import CHANNELS, CLIMATE_CLASS, CLIMATE_CLASSES, Channel
 from ai4land_coupler.grids import RegularGrid
 from ai4land_coupler.heaps import refuse_endless
 from ai4land_coupler.unet import RECEPTIVE_FIELD, STRIDE, UNetConfig
@@ -43,6 +43,9 @@ class Emulator:
 
     def __post_init__(self) -> None:
         ratio = self.coarse.ratio_to(self.fine)
+        names = [channel.name for channel in self.statics]
+        embedded = [self.unet.climate_classes * (index == len(names) - 1) for index in range(len(names))]
+        wanted = [CLIMATE_CLASSES * (name == CLIMATE_CLASS) for name in names]
         expected = {
             f"tile {self.tile} a multiple of {ratio} and {STRIDE}": self.tile % ratio + self.tile % STRIDE == 0,
             "tiles that divide the globe": self.fine.nlat % self.tile + self.fine.nlon % self.tile == 0,
@@ -51,6 +54,7 @@ class Emulator:
             "distinct classes": len(set(self.legend)) == len(self.legend) == self.unet.classes,
             "known static channels": all(channel.name in CHANNELS for channel in self.statics),
             f"{self.unet.static_channels} static channels": len(self.statics) == self.unet.static_channels,
+            f"{CLIMATE_CLASS} last and only where {CLIMATE_CLASSES} climate classes are embedded": embedded == wanted,
         }
         wrong = [what for what, holds in expected.items() if not holds]
         if wrong:

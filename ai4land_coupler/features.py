@@ -17,10 +17,8 @@ from numpy.typing import NDArray
 
 from ai4land_coupler.errors import EmulatorError
 from ai4land_coupler.grids import EARTH_RADIUS, RegularGrid
-from ai4land_coupler.natives import Field, Lines, Native, Places, Window, bilinear, box_sums, read_natives
+from ai4land_coupler.natives import Field, Lines, Native, Window, bilinear, box_sums, read_natives
 from ai4land_coupler.settlements import SETTLEMENTS, Settlements
-
-__all__ = ["CHANNELS", "Channel", "Places", "StaticFeatures", "bilinear", "box_sums", "coarse_window", "terrain"]
 
 
 @dataclass(frozen=True)

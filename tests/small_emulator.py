@@ -1,6 +1,7 @@
 """A small emulator for tests: seeded random weights on a made-up planet, of the same form as what ships."""
 
 import hashlib
+from dataclasses import asdict
 from pathlib import Path
 
 import netCDF4
@@ -9,7 +10,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from ai4land_coupler.features import CHANNELS, CLIMATE, LINES
+from ai4land_coupler.features import CLIMATE_CLASS, CLIMATE_CLASSES, GROUPS, NATIVES
 from ai4land_coupler.unet import UNet, UNetConfig
 
 LEGEND = ("forest", "grassland", "cropland", "barren")
@@ -20,15 +21,23 @@ WIDTHS = (16, 16, 16)
 """Below 16 channels the convolutions of oneDNN take a path whose bits depend on the size of the tile."""
 
 
-def build(folder: Path, legend: tuple[str, ...] = LEGEND, seed: int = 1, coarse: tuple[int, int] = COARSE) -> Path:
-    """Write an emulator into `folder` and return it."""
+def build(
+    folder: Path,
+    legend: tuple[str, ...] = LEGEND,
+    seed: int = 1,
+    coarse: tuple[int, int] = COARSE,
+    inputs: tuple[str, ...] = tuple(GROUPS),
+) -> Path:
+    """Write an emulator with the static channels of the groups `inputs` into `folder` and return it."""
+    channels = [name for group in GROUPS if group in inputs for name in GROUPS[group]]
     folder.mkdir(parents=True, exist_ok=True)
     fine = (coarse[0] * RATIO, coarse[1] * RATIO)
     lat = -90 + (np.arange(fine[0]) + 0.5) * 180 / fine[0]
     lon = -180 + (np.arange(fine[1]) + 0.5) * 360 / fine[1]
-    _write_statics(folder / "statics.nc", lat, lon, seed)
+    _write_statics(folder / "statics.nc", lat, lon, seed, [name for group in inputs for name in NATIVES.get(group, ())])
     _write_map(folder / "base_map.nc", lat, lon, planet(lat, lon, len(legend)))
-    config = UNetConfig(static_channels=len(CHANNELS), classes=len(legend), widths=WIDTHS)
+    embedded = CLIMATE_CLASSES if CLIMATE_CLASS in channels else 0
+    config = UNetConfig(len(channels), classes=len(legend), widths=WIDTHS, climate_classes=embedded)
     torch.manual_seed(seed)
     state = {name: (3 * value).to(torch.bfloat16).contiguous() for name, value in UNet(config).state_dict().items()}
     save_file(state, folder / "weights.safetensors")
@@ -42,8 +51,8 @@ def build(folder: Path, legend: tuple[str, ...] = LEGEND, seed: int = 1, coarse:
         "tile": TILE,
         "halo": 48,
         "base_year": 2019,
-        "unet": {"static_channels": len(CHANNELS), "classes": len(legend), "widths": list(WIDTHS)},
-        "statics": [{"name": name, "mean": 0.0, "std": 1.0} for name in CHANNELS],
+        "unet": asdict(config) | {"widths": list(WIDTHS)},
+        "statics": [{"name": name, "mean": 0.0, "std": 1.0} for name in channels],
         "training": {"note": "random weights for tests"},
         "sha256": {
             name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
@@ -65,18 +74,22 @@ def planet(lat: np.ndarray, lon: np.ndarray, nclass: int) -> np.ndarray:
     return np.where(land, classes, 0).astype(np.uint8)
 
 
-def _write_statics(path: Path, lat: np.ndarray, lon: np.ndarray, seed: int) -> None:
+TOPS = {"koppen": 6, "climate_class": CLIMATE_CLASSES + 1}  # the highest value of the classes and one more
+
+
+def _write_statics(path: Path, lat: np.ndarray, lon: np.ndarray, seed: int, names: list[str]) -> None:
     rng = np.random.default_rng(seed)
     with netCDF4.Dataset(path, "w") as file:
         for name, values in (("lat", lat), ("lon", lon)):
             file.createDimension(name, values.size)
             file.createVariable(name, "f8", (name,))[:] = values
-        for name in ("height", *CLIMATE, "koppen", *LINES):
-            top = 6 if name == "koppen" else 100
+        for name in names:
             variable = file.createVariable(name, "i2", ("lat", "lon"))
             variable.set_auto_scale(False)
-            variable[:] = rng.integers(0, top, (lat.size, lon.size))
-            variable.setncatts({"scale_factor": 1.0 if name == "koppen" else 0.02, "add_offset": 0.0})
+            values = rng.integers(0, TOPS.get(name, 100), (lat.size, lon.size))
+            sparse = rng.random(values.shape) < 0.1 if name in NATIVES["settlements"] else True
+            variable[:] = values * sparse
+            variable.setncatts({"scale_factor": 1.0 if name in TOPS else 0.02, "add_offset": 0.0})
 
 
 def _write_map(path: Path, lat: np.ndarray, lon: np.ndarray, classes: np.ndarray) -> None:

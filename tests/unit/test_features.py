@@ -1,7 +1,10 @@
 """Static features: hand-derived fields, the same bits in every window, poles and the date line."""
 
+import dataclasses
+import shutil
 from pathlib import Path
 
+import netCDF4
 import numpy as np
 import pytest
 import small_emulator
@@ -12,13 +15,14 @@ from ai4land_coupler.features import (
     CHANNELS,
     RIM,
     Channel,
-    Places,
     StaticFeatures,
-    bilinear,
-    box_sums,
     coarse_window,
     terrain,
 )  # fmt: skip
+from ai4land_coupler.grids import RegularGrid
+from ai4land_coupler.natives import Lines, Places, Window, bilinear, box_sums
+from ai4land_coupler.settlements import SETTLEMENTS, Settlements
+from ai4land_coupler.training.dataset import FIRST_INPUTS
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +92,42 @@ def test_channels_mean_what_they_say(emulator: Emulator) -> None:
     assert set(np.unique(groups)) == {0.0, 1.0}
     assert groups.sum(0).max() == 1
     np.testing.assert_allclose(values["abs_lat"][0], abs(emulator.fine.lat[75]), rtol=1e-3)
+    assert set(np.unique(values["climate_class"])) <= set(range(31))
+    assert values["climate_class"].max() > 20
+
+
+def test_settlements_by_hand() -> None:
+    """Three places with 800 people on the date line, one of 100 people two cells from them, near the south pole."""
+    fine = RegularGrid(90, 180)
+    cell = np.array([3 * 180 + 1, 3 * 180 + 179], np.int32)
+    places = Lines(cell, np.array([1, 3], np.int16), 1.0)
+    people = Lines(cell, np.array([1, 8], np.int16), 100.0)
+    fields = Settlements(places, people).fields(Window(fine, 0, 179, 6, 3))
+    assert tuple(fields) == SETTLEMENTS
+    assert fields["places_1"][3].tolist() == pytest.approx([3**0.25, 0, 1])
+    assert fields["places_3"][2].tolist() == pytest.approx([3**0.25, 4**0.25, 1])
+    assert fields["people_7"][0].tolist() == pytest.approx([900**0.25] * 3)
+    np.testing.assert_allclose(fields["places_41"], 4**0.25, rtol=1e-6)
+    assert fields["people_3_of_17"][4, 2] == pytest.approx(np.sqrt(1 / 9 / (10 / 17**2)))
+
+
+def test_older_emulators_have_neither_settlements_nor_climate_classes(tmp_path: Path, emulator: Emulator) -> None:
+    older = Emulator.load(small_emulator.build(tmp_path / "older", inputs=FIRST_INPUTS))
+    assert len(older.statics) == 28
+    assert older.unet.climate_classes == 0
+    shared = StaticFeatures(older).window(10, 300, 30, 50)
+    names = [channel.name for channel in emulator.statics]
+    assert shared.shape[0] == 28
+    assert np.array_equal(shared[27], StaticFeatures(emulator).window(10, 300, 30, 50)[names.index("abs_lat")])
+
+
+def test_climate_classes_beyond_what_is_embedded_are_refused(emulator: Emulator, tmp_path: Path) -> None:
+    folder = shutil.copytree(emulator.path, tmp_path / "beyond")
+    with netCDF4.Dataset(folder / "statics.nc", "a") as data:
+        data.set_auto_scale(False)
+        data["climate_class"][5, 7] = 31
+    with pytest.raises(EmulatorError, match="0 to 31"):
+        StaticFeatures(dataclasses.replace(emulator, path=folder))
 
 
 def test_unknown_channels_are_named(emulator: Emulator) -> None:
