@@ -39,7 +39,7 @@ def build(
     embedded = CLIMATE_CLASSES if CLIMATE_CLASS in channels else 0
     config = UNetConfig(len(channels), classes=len(legend), widths=WIDTHS, climate_classes=embedded)
     torch.manual_seed(seed)
-    state = {name: (3 * value).to(torch.bfloat16).contiguous() for name, value in UNet(config).state_dict().items()}
+    state = {name: (1.5 * value).to(torch.bfloat16).contiguous() for name, value in UNet(config).state_dict().items()}
     save_file(state, folder / "weights.safetensors")
     (folder / "training_record.json").write_text('{"note": "random weights for tests"}\n')
     description = {
