@@ -117,7 +117,10 @@ class Component:
         comm = self._alive()
         comm.together(self._refuse_second_grid)
         domain = Domain.build(comm, self.emulator, self.config.regrid, grid)
-        self._years = Years(comm, domain, self.emulator, self._runner, self._publisher, self.config.lag)
+        config = self.config
+        self._years = Years(
+            comm, domain, self.emulator, self._runner, self._publisher, config.lag, config.constraint.mode
+        )
         self._publisher.know(self._provenance())
         if self._recorder is not None:
             self._recorder.grid(comm, grid)

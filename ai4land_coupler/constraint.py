@@ -81,6 +81,18 @@ def close(logits: ArrayLike, area: ArrayLike, totals: ArrayLike) -> tuple[Floats
     return fractions, residual
 
 
+def means(logits: ArrayLike, area: ArrayLike) -> Floats:
+    """Area-weighted means (C, K) over the land of each coarse cell of softmax(logits); arrays as in `close`."""
+    z, a = np.asarray(logits), np.asarray(area, np.float64)
+    out, land = np.empty(z.shape[:2]), a > 0
+    for start in range(0, len(z), step := max(1, BATCH // z.shape[1])):
+        some = slice(start, start + step)
+        e = _exponentials(z[some], land[some], -np.inf)
+        weight = a[some] / a[some].sum(1, keepdims=True)
+        out[some] = np.einsum("kcn,cn->kc", e / over_classes(np.add, e), weight).T
+    return out
+
+
 def alike(amounts: NDArray, batch: int = BATCH) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
     """Cells (c,) with the same number k of classes above 0 in amounts (C, K), and these (c, k), the largest first.
 
@@ -94,11 +106,11 @@ def alike(amounts: NDArray, batch: int = BATCH) -> Iterator[tuple[NDArray[np.int
             yield part, largest_first[part, :k]
 
 
-def _exponentials(z: NDArray, land: NDArray[np.bool_]) -> Floats:
-    """exp(z - max z) of logits (c, k, n) as (k, c, n), with DEEPEST_LOGIT as floor and any number off land."""
+def _exponentials(z: NDArray, land: NDArray[np.bool_], deepest: float = DEEPEST_LOGIT) -> Floats:
+    """exp(z - max z) of logits (c, k, n) as (k, c, n), with `deepest` as floor and any number off land."""
     e = np.where(land, z.swapaxes(0, 1), 0.0).astype(np.float64, copy=False)
     e -= over_classes(np.maximum, e)
-    np.maximum(e, DEEPEST_LOGIT, out=e)
+    np.maximum(e, deepest, out=e)
     return np.exp(e, out=e)
 
 

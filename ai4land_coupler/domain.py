@@ -13,6 +13,7 @@ from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import RegridError
 from ai4land_coupler.exchange import HostExchange, HostSums
 from ai4land_coupler.grids import HostGrid, RegularGrid, refuse_radians
+from ai4land_coupler.hostshares import HostShares
 from ai4land_coupler.layout import Layout
 from ai4land_coupler.placement import BASE, Placement, check_coverage
 from ai4land_coupler.regrid import Engine, Overlap, Patch, esmf_wanted, is_rectangle, make_engine
@@ -58,7 +59,8 @@ class Domain:
 
     tiles: those with delivered cells, and owner, the rank of each, are the same on every rank; own holds the cells of
     this rank's, inner (m,) where their coarse cells and window (ny, nx) where the coarse cells of the tile and its halo
-    stand among the known cells of `placement` (-1 past a pole); to_host sums them by host cell, columns over all tiles.
+    stand among the known cells of `placement` (-1 past a pole); to_host sums them by host cell, columns over all tiles;
+    shares: how host cells larger than coarse cells share out their states, None where there are none.
     """
 
     engine: str
@@ -71,6 +73,7 @@ class Domain:
     window: tuple[Index, ...]
     to_host: tuple[TileSums, ...]
     columns: HostSums
+    shares: HostShares | None
 
     @classmethod
     def build(cls, comm: Communicator, emulator: Emulator, config: RegridConfig, host: HostGrid) -> "Domain":
@@ -102,12 +105,14 @@ class Domain:
         tile = np.repeat([own[i].tile.index for i in used], [sums.hosts.size for sums in to_host])
         pairs = np.concatenate([np.empty(0, np.int64), *(sums.hosts for sums in to_host)])
         columns = HostSums.build(comm, hosts, tile.astype(np.int64), pairs)
+        shares = HostShares.build(comm, hosts, emulator.coarse, placement)
         _say(comm, engine, cells, emulator, tiles)
         return cls(
             engine=engine.name, hosts=hosts, placement=placement,
             tiles=tiles, owner=layout.owner[[tile.index for tile in tiles]],
             own=tuple(own[i] for i in used), inner=tuple(layout.inner(i, own[i]) for i in used),
             window=tuple(layout.windows[i] for i in used), to_host=tuple(to_host), columns=columns,
+            shares=shares,
         )  # fmt: skip
 
     @property
@@ -123,6 +128,16 @@ class Domain:
         """What each of this rank's tiles is refined from, given the totals (K, w) of the known coarse cells."""
         for cells, inner, window in zip(self.own, self.inner, self.window, strict=True):
             yield TileWork.of(cells, totals, window, self.placement.filled[inner] == BASE)
+
+    def of_coarse(self, parts: Sequence[Float], n_classes: int) -> Float:
+        """Values (K, m) on the coarse cells of this rank's tiles, NaN where nothing is delivered.
+
+        parts: those of each tile, on the coarse cells of its TileCells.
+        """
+        out = np.full((n_classes, self.placement.cells.size), np.nan)
+        for inner, part in zip(self.inner, parts, strict=True):
+            out[:, inner] = part
+        return out
 
     def filled_of(self, i: int) -> NDArray[np.uint8]:
         """Where the state of each delivered cell of this rank's i-th tile comes from, (n,): see placement."""

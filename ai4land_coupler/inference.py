@@ -1,14 +1,16 @@
 """From coarse totals to fine fractions, tile by tile: features, U-Net, closing, class map."""
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ai4land_coupler.constraint import close, quota
+from ai4land_coupler.constraint import close, means, quota
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import ConstraintError, DeviceError
 from ai4land_coupler.features import StaticFeatures, coarse_window
@@ -16,6 +18,8 @@ from ai4land_coupler.provenance import processor_flags
 from ai4land_coupler.tiles import TileWork
 from ai4land_coupler.timing import Stopwatch
 from ai4land_coupler.unet import STRIDE
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +33,19 @@ class TileFields:
     fractions: NDArray[np.float64]
     classes: NDArray[np.uint8]
     residual: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class TileDraft:
+    """What the network says of a tile before its totals are known.
+
+    run (r,): which of its m coarse cells were run; logits (r, K, ratio^2) float32; means (K, m) float64: area-weighted
+    means of the network's fractions in each coarse cell, NaN where it was not run.
+    """
+
+    run: NDArray[np.int64]
+    logits: NDArray[np.float32]
+    means: NDArray[np.float64]
 
 
 class TileRunner:
@@ -60,31 +77,62 @@ class TileRunner:
         done: Callable[[], None],
     ) -> list[TileFields]:
         """Fields of each tile; `done` is called after each. ConstraintError names the coarse cell it cannot close."""
+        with self._torch():
+            return _each(tiles, done, lambda work: self._closed(work, *self._run(work, watch), watch))
+
+    def draft(self, tiles: Iterable[TileWork], watch: Stopwatch, done: Callable[[], None]) -> list[TileDraft]:
+        """The first half of `run`: the network alone, given totals that are not final."""
+        with self._torch():
+            return _each(tiles, done, lambda work: self._drafted(work, watch))
+
+    def close(self, tiles: Iterable[TileWork], drafts: Iterable[TileDraft], watch: Stopwatch) -> list[TileFields]:
+        """The second half: fields of each tile from its draft and the final totals. ConstraintError as in `run`."""
+        pairs = zip(tiles, drafts, strict=True)
+        return [self._closed(work, draft.run, draft.logits, watch) for work, draft in pairs]
+
+    @contextmanager
+    def _torch(self) -> Iterator[None]:
         threads = torch.get_num_threads()
         torch.set_num_threads(self._threads)
         try:
-            fields = []
-            for work in tiles:
-                fields.append(self._tile(work, watch))
-                done()
-            return fields
+            yield
         except RuntimeError as error:
             raise _named(error) from error
         finally:
             torch.set_num_threads(threads)
 
-    def _tile(self, work: TileWork, watch: Stopwatch) -> TileFields:
-        """Coarse cells of one class are filled with it, those without a state show the base map; the rest is run."""
-        cells, wanted = work.cells, work.wanted
-        area = cells.block(self._emulator.fine.area_rows[cells.cells // self._emulator.fine.nlon])
+    def _run(self, work: TileWork, watch: Stopwatch) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Which coarse cells of a tile the network is run for, (r,), and its logits (r, K, ratio^2) there.
+
+        Not for those that hold one class, nor for those that show the base map.
+        """
+        settled = work.from_base | ((work.wanted.max(axis=1) == 1.0) & (self._mode == "level"))
+        run = np.flatnonzero(~settled)
+        if not run.size:
+            return run, np.empty((0, self._legend.size, work.cells.ratio**2), np.float32)
+        return run, self._logits(work, work.cells.blocks[run], watch)
+
+    def _drafted(self, work: TileWork, watch: Stopwatch) -> TileDraft:
+        run, logits = self._run(work, watch)
+        averages = np.full((self._legend.size, work.cells.coarse.size), np.nan)
+        with watch.stage("constraint"):
+            averages[:, run] = means(logits, self._area(work)[run]).T
+        return TileDraft(run, logits, averages)
+
+    def _area(self, work: TileWork) -> NDArray[np.float64]:
+        """Areas (m, ratio^2) of the delivered cells of a tile by coarse cell, m2, 0 for others."""
+        return work.cells.block(self._emulator.fine.area_rows[work.cells.cells // self._emulator.fine.nlon])
+
+    def _closed(
+        self, work: TileWork, run: NDArray[np.int64], logits: NDArray[np.float32], watch: Stopwatch
+    ) -> TileFields:
+        """Coarse cells of one class are filled with it, those without a state show the base map; the rest was run."""
+        cells, wanted, area = work.cells, work.wanted, self._area(work)
         base = cells.block(self._emulator.base_map().reshape(-1)[cells.cells])
         observed = (base[:, None, :] == self._legend[:, None]).astype(np.float64)
         fractions = np.where(work.from_base[:, None, None], observed, wanted[:, :, None] * (area > 0)[:, None, :])
         counted, residual = fractions.sum(2) / (area > 0).sum(1)[:, None], np.zeros_like(wanted)
-        settled = work.from_base | ((wanted.max(axis=1) == 1.0) & (self._mode == "level"))
-        run = np.flatnonzero(~settled)
         if run.size:
-            logits = self._logits(work, cells.blocks[run], watch)
             with watch.stage("constraint"):
                 fractions[run], residual[run] = self._close(cells.coarse[run], logits, area[run], wanted[run])
                 counted[run] = wanted[run] + (residual[run] if self._mode == "none" else 0.0)
@@ -138,6 +186,14 @@ class TileRunner:
             grid = self._emulator.coarse
             where = f"{grid.lat[cell // grid.nlon]:.2f} N {grid.lon[cell % grid.nlon]:.2f} E"
             raise ConstraintError(f"coarse cell {cell + 1} at {where}: {error}") from error
+
+
+def _each(tiles: Iterable[TileWork], done: Callable[[], None], function: Callable[[TileWork], T]) -> list[T]:
+    results = []
+    for work in tiles:
+        results.append(function(work))
+        done()
+    return results
 
 
 def _named(error: RuntimeError) -> Exception:

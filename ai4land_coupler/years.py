@@ -1,6 +1,7 @@
 """The years of a run: the one that is served, the one in the making, and how one follows the other."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from ai4land_coupler.comm import Communicator
 from ai4land_coupler.domain import Domain
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import UsageError
-from ai4land_coupler.inference import TileFields, TileRunner
+from ai4land_coupler.inference import TileDraft, TileFields, TileRunner
 from ai4land_coupler.publish import Publisher
 from ai4land_coupler.report import YearReport
 from ai4land_coupler.restart import Restart
@@ -26,14 +27,23 @@ Float = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Begun:
-    """A year whose coarse totals are known: state (K, n) of this rank's host cells, regridded (K, m) areas in m2 and
-    totals (K, w) of its coarse cells."""  # fmt: skip
+    """A year on the coarse grid: state (K, n) of this rank's host cells and reaching (K, h) of those that reach its
+    tiles, regridded (K, m) areas in m2 and totals (K, w) of its coarse cells."""  # fmt: skip
 
     year: int
     state: Float
+    reaching: Float
     regridded: Float
     totals: Float
     watch: Stopwatch
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """What the network made of this rank's tiles: their fields, or drafts where totals are still to be shared out."""
+
+    fields: list[TileFields] | None
+    drafts: list[TileDraft]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,23 +51,32 @@ class InTheMaking:
     """A year whose tiles are refined while the host integrates; `hidden` counts the seconds of that."""
 
     begun: Begun
-    tiles: Ahead[list[TileFields]]
+    made: Ahead[Made]
     hidden: Stopwatch
 
 
 class Years:
     """Takes a run from year to year on a host grid.
 
-    `_begin`, `_refined` and `_finish` are the picture of the whole plugin: the host's state is put on the coarse grid,
-    refined tile by tile with its totals closed, and brought back to host columns.
+    `_begin`, `_refined`, `_closed` and `_finish` are the picture of the whole plugin: the host's state is put on the
+    coarse grid, refined tile by tile with its totals closed, and brought back to host columns. Where host cells are
+    larger than coarse cells their totals follow from what the network says, so closing waits until all tiles have run.
     fields: the year served; last: the last year stepped to; held: why the last step served an earlier year's fields.
     """
 
     def __init__(
-        self, comm: Communicator, domain: Domain, emulator: Emulator, runner: TileRunner, publisher: Publisher, lag: int
+        self,
+        comm: Communicator,
+        domain: Domain,
+        emulator: Emulator,
+        runner: TileRunner,
+        publisher: Publisher,
+        lag: int,
+        mode: str,
     ) -> None:
         self._comm, self._emulator, self._runner, self._publisher, self._lag = comm, emulator, runner, publisher, lag
         self.domain = domain
+        self._shares = domain.shares if mode == "level" else None
         self.fields: YearFields | None = None
         self.last: int | None = None
         self.held: str | None = None
@@ -84,7 +103,7 @@ class Years:
         if self._lag and self.fields is not None:
             self._launch(begun)
         else:
-            self._serve(begun, self._refined(begun))
+            self._serve(*self._closed(begun, self._refined(begun)))
         self.last, self.held = year, None
 
     def hold(self, year: int, why: str, watch: Stopwatch) -> None:
@@ -106,7 +125,7 @@ class Years:
         comm, hosts = self._comm, self.domain.hosts
         year, last, made, more = comm.bcast(read and (read.year, read.last, read.digest, read.ahead is not None))
         begun = self._begin(year, hosts.scatter(comm, read.state if read else np.empty((0, 0))), Stopwatch())
-        self.fields, self._report = self._finish(begun, self._refined(begun))
+        self.fields, self._report = self._finish(*self._closed(begun, self._refined(begun)))
         if self.fields.digest != made and comm.rank == 0:
             log.warning("restart %s: the fields of %d differ in bits from those of the run that wrote it; processor, "
                         "precision, threads, versions or weights are not the same", path, year)  # fmt: skip
@@ -128,16 +147,17 @@ class Years:
         ahead, self._ahead = self._ahead, None
         ahead.begun.watch.resume()
         with ahead.begun.watch.stage("wait"):
-            tiles = self._comm.together(ahead.tiles.result)
+            made = self._comm.together(ahead.made.result)
         ahead.begun.watch.absorb(ahead.hidden)
+        closed = self._closed(ahead.begun, made)
         self._ahead = replace(ahead, hidden=Stopwatch())
-        self._serve(ahead.begun, tiles)
+        self._serve(*closed)
         self._ahead = None
 
     def drop(self) -> None:
         """Forget the year in the making, once its thread has ended. Local."""
         if self._ahead is not None:
-            self._ahead.tiles.wait()
+            self._ahead.made.wait()
             self._ahead = None
 
     def _begin(self, year: int, state: Float, watch: Stopwatch) -> Begun:
@@ -148,12 +168,33 @@ class Years:
             regridded = place.land.apply(reaching)
         with watch.stage("exchange"):
             totals = place.totals(self._comm, regridded)
-        return Begun(year, state, regridded, totals, watch)
+        return Begun(year, state, reaching, regridded, totals, watch)
 
-    def _refined(self, begun: Begun) -> list[TileFields]:
+    def _refined(self, begun: Begun) -> Made:
         domain, first = self.domain, self._comm.rank == 0
         with console.progress(str(begun.year), len(domain.own), first) as done:
-            return self._comm.together(lambda: self._runner.run(domain.work(begun.totals), begun.watch, done))
+            return self._comm.together(lambda: self._made(begun, begun.watch, done))
+
+    def _made(self, begun: Begun, watch: Stopwatch, done: Callable[[], None]) -> Made:
+        """Local, and free of MPI: it may run in a thread."""
+        work = self.domain.work(begun.totals)
+        if self._shares is None:
+            return Made(self._runner.run(work, watch, done), [])
+        return Made(None, self._runner.draft(work, watch, done))
+
+    def _closed(self, begun: Begun, made: Made) -> tuple[Begun, list[TileFields]]:
+        """The fields of this rank's tiles, and the year with the totals they meet."""
+        if self._shares is None or made.fields is not None:
+            return begun, made.fields or []
+        comm, domain, drafts, watch = self._comm, self.domain, made.drafts, begun.watch
+        with watch.stage("regrid"):
+            means = domain.of_coarse([draft.means for draft in drafts], len(self._emulator.legend))
+            ids = domain.hosts.own.cell_id
+            regridded = self._shares(comm, ids, begun.state, begun.reaching, begun.regridded, means)
+        with watch.stage("exchange"):
+            totals = domain.placement.totals(comm, regridded)
+        tiles = comm.together(lambda: self._runner.close(domain.work(totals), drafts, watch))
+        return replace(begun, regridded=regridded, totals=totals), tiles
 
     def _finish(self, begun: Begun, tiles: list[TileFields]) -> tuple[YearFields, YearReport]:
         comm, domain = self._comm, self.domain
@@ -173,7 +214,7 @@ class Years:
 
     def _launch(self, begun: Begun) -> None:
         """Refine the tiles of a year while the host integrates."""
-        domain, hidden = self.domain, Stopwatch()
+        hidden = Stopwatch()
         begun.watch.pause()
-        tiles = Ahead(lambda: self._runner.run(domain.work(begun.totals), hidden, lambda: None))
-        self._ahead = InTheMaking(begun, tiles, hidden)
+        made = Ahead(lambda: self._made(begun, hidden, lambda: None))
+        self._ahead = InTheMaking(begun, made, hidden)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ai4land_coupler.constraint import CellError, close
+from ai4land_coupler.constraint import CellError, close, means
 from ai4land_coupler.errors import ConstraintError, Status
 
 TOTALS_TO = 1e-12  # of the land of a cell: DESIGN, conservation
@@ -174,3 +174,13 @@ def test_an_empty_batch_is_answered():
     fractions, residual = close(np.zeros((0, 8, 100)), np.zeros((0, 100)), np.zeros((0, 8)))
     assert fractions.shape == (0, 8, 100)
     assert residual.shape == (0, 8)
+
+
+def test_means_of_the_network_depend_on_their_cell_alone():
+    logits, area, _ = batch(5)
+    logits, area = logits[1:], area[1:]
+    found = means(logits, area)
+    plain = np.einsum("cn,ckn->ck", area, softmax(logits.astype(np.float64), 1)) / area.sum(1)[:, None]
+    np.testing.assert_allclose(found, plain, rtol=0, atol=1e-14)
+    alone = [means(logits[[i]], area[[i]])[0] for i in range(len(logits))]
+    assert np.stack(alone).tobytes() == found.tobytes()
