@@ -76,6 +76,11 @@ class Component:
         return self._legend.names
 
     @property
+    def optional(self) -> tuple[str, ...]:
+        """Those of `legend` that count as 0 where nobody puts them."""
+        return self._legend.table.optional
+
+    @property
     def held(self) -> str | None:
         """Why the last step served an earlier year's fields; None where it did not."""
         return self._years.held if self._years else None
@@ -117,6 +122,7 @@ class Component:
         comm = self._alive()
         comm.together(self._refuse_second_grid)
         domain = Domain.build(comm, self.emulator, self.config.regrid, grid)
+        self._legend = comm.together(lambda: self._legend.on(domain.hosts.own, self.emulator))
         config = self.config
         self._years = Years(
             comm, domain, self.emulator, self._runner, self._publisher, config.lag, config.constraint.mode

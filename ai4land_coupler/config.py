@@ -4,10 +4,10 @@ import difflib
 import os
 import reprlib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from ai4land_coupler.errors import ConfigError
 
@@ -18,11 +18,18 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+Table = Annotated[
+    Annotated[dict[str, dict[str, float]], Tag("(mapping)")] | Annotated[str, Tag("(name)")],
+    Discriminator(lambda value: "(name)" if isinstance(value, str) else "(mapping)"),
+]
+"""A crosswalk: the name of a shipped one, a file, or {source: {target: share}} itself."""
+
+
 class StateConfig(Section):
     """What the host puts: names, meaning and tolerance of its fractions."""
 
     legend: tuple[str, ...] | None = None
-    crosswalk: dict[str, dict[str, float]] | None = None
+    crosswalk: Table | None = None
     fraction_of: Literal["land", "cell"] = "land"
     tolerance: Annotated[float, Field(gt=0, lt=0.1)] = 1e-5
 
@@ -30,7 +37,7 @@ class StateConfig(Section):
     def _check(self) -> "StateConfig":
         if self.legend is not None and self.crosswalk is not None:
             raise ValueError("give `legend` or `crosswalk`, not both: the keys of the crosswalk are the legend")
-        for name, row in (self.crosswalk or {}).items():
+        for name, row in (self.crosswalk if isinstance(self.crosswalk, dict) else {}).items():
             if abs(sum(row.values()) - 1.0) > 1e-9 or min(row.values(), default=0.0) < 0:
                 raise ValueError(f"crosswalk: the shares of {name!r} must be positive and sum to 1, got {row}")
         return self
@@ -125,14 +132,22 @@ class Config(Section):
             raise ConfigError(f"{source} is not valid YAML: {error}") from error
         if not isinstance(tree, dict):
             raise ConfigError(f"{source} must be a mapping with at least the key `emulator`, got {type(tree).__name__}")
-        try:
-            return cls.model_validate(_absolute(tree, folder))
-        except ValidationError as error:
-            raise ConfigError(f"{source}: " + "; ".join(_explain(entry) for entry in error.errors())) from error
+        return validated(cls, _absolute(tree, folder), source)
 
     def text(self) -> str:
         """The whole configuration as YAML, defaults included; stands in every output as provenance."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+Model = TypeVar("Model", bound=Section)
+
+
+def validated(model: type[Model], tree: dict[str, Any], source: str) -> Model:
+    """The section that a mapping describes. ConfigError names the source and the key, and the nearest one known."""
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: " + "; ".join(_explain(entry, model) for entry in error.errors())) from error
 
 
 PATH_KEYS = {"regrid": ("file", "cache"), "output": ("folder",)}
@@ -145,6 +160,9 @@ def _absolute(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
         part = out.get(section)
         if isinstance(part, dict):
             out[section] = part | {k: str(folder / part[k]) for k in keys if isinstance(part.get(k), str)}
+    state = out.get("state")
+    if isinstance(state, dict) and isinstance(state.get("crosswalk"), str) and _is_path(state["crosswalk"]):
+        out["state"] = state | {"crosswalk": str(folder / state["crosswalk"])}
     if isinstance(out.get("record"), str):
         out["record"] = str(folder / out["record"])
     emulator = out.get("emulator")
@@ -153,10 +171,15 @@ def _absolute(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
     return out
 
 
-def _explain(entry: Any) -> str:
-    where = ".".join(str(part) for part in entry["loc"])
+def _is_path(name: str) -> bool:
+    """Whether a crosswalk is a file rather than a shipped name."""
+    return os.sep in name or name.endswith((".yaml", ".yml"))
+
+
+def _explain(entry: Any, model: type[Section]) -> str:
+    where = ".".join(str(part) for part in entry["loc"] if part not in ("(mapping)", "(name)"))
     if entry["type"] == "extra_forbidden":
-        known = _keys_at(entry["loc"][:-1])
+        known = _keys_at(model, entry["loc"][:-1])
         near = difflib.get_close_matches(str(entry["loc"][-1]), known, n=1, cutoff=0.0)
         return f"unknown key `{where}`; did you mean `{near[0]}`? known here: {', '.join(known)}"
     if entry["type"] == "missing":
@@ -174,8 +197,8 @@ def _shown(value: Any) -> str:
         return f"a very long {type(value).__name__}"
 
 
-def _keys_at(location: tuple[Any, ...]) -> list[str]:
-    model: Any = Config
+def _keys_at(root: type[Section], location: tuple[Any, ...]) -> list[str]:
+    model: Any = root
     for part in location:
         annotation = model.model_fields[part].annotation if part in model.model_fields else None
         options = getattr(annotation, "__args__", (annotation,))

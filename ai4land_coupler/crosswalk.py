@@ -7,8 +7,8 @@ names source classes that need not be given, which count as 0 then; `codes` the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -52,19 +52,26 @@ class Crosswalk:
     def apply(self, values: NDArray[np.float64], climate: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
         """Take fractions (S, ...) of the source classes to the target's (K, ...).
 
-        climate (5, ...): share of each main group in each cell, summing to 1; needed where `by_climate`.
+        climate (5, ...): share of each main group in each cell, summing to 1; needed where `by_climate`. A cell's
+        result depends on its own values alone: sums run class by class, element by element.
         """
         flat = values.reshape(len(self.source), -1)
-        if not self.by_climate:
-            out = self.shares[0] @ flat
-        elif climate is None:
+        out = np.zeros((len(self.target), flat.shape[1]))
+        fixed = (self.shares == self.shares[0]).all(axis=(0, 1))
+        parts = None if climate is None else climate.reshape(len(GROUPS), -1)
+        if parts is None and not fixed.all():
             raise ConfigError(f"crosswalk {self.name} depends on the climate, and none is given")
-        else:
-            parts = climate.reshape(len(GROUPS), -1)
-            out = np.zeros((len(self.target), flat.shape[1]))
-            for shares, part in zip(self.shares, parts, strict=True):
-                out += (shares @ flat) * part
+        for s, klass in enumerate(flat):
+            for g, shares in enumerate(self.shares[:1] if fixed[s] else self.shares):
+                here = klass if fixed[s] or parts is None else klass * parts[g]
+                for k in np.flatnonzero(shares[:, s]):
+                    out[k] += shares[k, s] * here
         return out.reshape(len(self.target), *values.shape[1:])
+
+    def to(self, legend: Sequence[str]) -> Crosswalk:
+        """The same table with the target classes in another order."""
+        order = [self.target.index(name) for name in legend]
+        return replace(self, target=tuple(legend), shares=self.shares[:, order])
 
     def table(self) -> str:
         """The table as text: a line a source class and climate, shares in percent."""
@@ -76,6 +83,12 @@ class Crosswalk:
                 shown = ", ".join(f"{k} {100 * x:.6g}" for k, x in zip(self.target, row, strict=True) if x)
                 lines.append(f"{name if g == 0 else '':32s} {'' if same else GROUPS[g]:1s}  {shown}")
         return "\n".join([*lines, "", *(f"Source: {text}" for text in self.sources)])
+
+
+def matrix(name: str, rows: Mapping[str, Mapping[str, float]], target: Sequence[str]) -> Crosswalk:
+    """A table from rows of fractions, which depends on no climate."""
+    shares = np.array([[[rows[source].get(k, 0.0) for source in rows] for k in target]])
+    return Crosswalk(name, name, (), tuple(rows), tuple(target), shares)
 
 
 def shipped_names() -> list[str]:

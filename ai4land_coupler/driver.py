@@ -43,7 +43,7 @@ def run(
     config = _with_file_tolerance(Config.load(config_path))
     with Component.init(config, comm) as land:
         legend, fraction_of, ranks = land.legend, config.state.fraction_of, (comm.Get_rank(), comm.Get_size())
-        opened = land.together(lambda: CoarseStates.open(states_path, legend, fraction_of, grid, *ranks))
+        opened = land.together(lambda: CoarseStates.open(states_path, legend, fraction_of, grid, *ranks, land.optional))
         states = YearlyStates(opened) if interpolate else opened
         land.tell_origin(resume.origin(states_path, interpolate))
         land.set_grid(states.grid)

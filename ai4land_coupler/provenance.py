@@ -4,9 +4,9 @@ import platform
 from functools import cache
 from importlib import metadata
 
-from ai4land_coupler import __version__, comm
+from ai4land_coupler import __version__, comm, crosswalk
 from ai4land_coupler.config import Config
-from ai4land_coupler.emulator import Emulator
+from ai4land_coupler.emulator import Emulator, sha256_of
 
 LIBRARIES = ("torch", "numpy", "mpi4py", "netCDF4")
 
@@ -25,7 +25,13 @@ def collect(emulator: Emulator, config: Config, precision: str) -> dict[str, str
         + f", Python {platform.python_version()}",
         "mpi": comm.library(),
         "configuration": config.text(),
-    }
+    } | _crosswalk(config)
+
+
+def _crosswalk(config: Config) -> dict[str, str]:
+    """The table that a configuration names, and the hash of its text."""
+    named = config.state.crosswalk
+    return {"crosswalk": f"{named} {sha256_of(crosswalk.find(named))}"} if isinstance(named, str) else {}
 
 
 @cache

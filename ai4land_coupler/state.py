@@ -1,13 +1,17 @@
 """The host's state: judged, brought to the emulator's legend, and divided by its sum."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ai4land_coupler import climate
 from ai4land_coupler.config import StateConfig
+from ai4land_coupler.crosswalk import Crosswalk, load, matrix
+from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import BadInputError, ConfigError
+from ai4land_coupler.grids import HostGrid
 
 ROUNDING = 1e-9
 """Negative values down to minus this count as 0."""
@@ -15,32 +19,56 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class StateLegend:
-    """The names a host puts, and the matrix (K, len(names)) that takes their fractions to the emulator's legend."""
+    """The names a host puts, and the table that takes their fractions to the emulator's legend.
 
-    names: tuple[str, ...]
-    matrix: NDArray[np.float64]
+    climate (5, n): share of each climate group in each host cell, where the table depends on it and the grid is known.
+    """
+
+    table: Crosswalk
+    climate: NDArray[np.float64] | None = None
 
     @classmethod
     def of(cls, config: StateConfig, legend: Sequence[str]) -> "StateLegend":
         """From the configuration; raises ConfigError where it does not lead to the emulator's legend."""
-        if config.crosswalk is not None:
-            names = tuple(config.crosswalk)
-            strange = sorted({k for row in config.crosswalk.values() for k in row} - set(legend))
-            if strange:
-                raise ConfigError(f"state.crosswalk leads to {strange}; the emulator knows {list(legend)}")
-            return cls(names, np.array([[config.crosswalk[n].get(k, 0.0) for n in names] for k in legend]))
-        names = tuple(config.legend or legend)
-        if sorted(names) != sorted(legend):
-            raise ConfigError(
-                f"state.legend {list(names)} must name the emulator's classes {list(legend)} in any order; "
-                "for other classes give `state.crosswalk`"
-            )
-        return cls(names, np.array([[float(n == k) for n in names] for k in legend]))
+        if config.crosswalk is None:
+            names = tuple(config.legend or legend)
+            if sorted(names) != sorted(legend):
+                raise ConfigError(
+                    f"state.legend {list(names)} must name the emulator's classes {list(legend)} in any order; "
+                    "for other classes give `state.crosswalk`"
+                )
+            return cls(matrix("state.legend", {name: {name: 1.0} for name in names}, legend))
+        if isinstance(config.crosswalk, str):
+            table = load(config.crosswalk)
+            if sorted(table.target) != sorted(legend):
+                raise ConfigError(
+                    f"state.crosswalk: {config.crosswalk} leads to {list(table.target)}, the emulator's classes are "
+                    f"{list(legend)}"
+                )
+            return cls(table.to(legend))
+        strange = sorted({k for row in config.crosswalk.values() for k in row} - set(legend))
+        if strange:
+            raise ConfigError(f"state.crosswalk leads to {strange}; the emulator knows {list(legend)}")
+        return cls(matrix("state.crosswalk", config.crosswalk, legend))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names a host puts."""
+        return self.table.source
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Names without those that count as 0 where they are not put."""
+        return tuple(name for name in self.names if name not in self.table.optional)
+
+    def on(self, cells: HostGrid, emulator: Emulator) -> "StateLegend":
+        """The same on these cells: with their climate, where the table depends on it."""
+        return replace(self, climate=climate.of_cells(cells, emulator)) if self.table.by_climate else self
 
 
 def refuse_missing(values: Mapping[str, NDArray[np.float64]], legend: StateLegend, ncell: int) -> None:
     """BadInputError where a rank with cells has not put every class."""
-    missing = [name for name in legend.names if name not in values]
+    missing = [name for name in legend.needed if name not in values]
     if missing and ncell:
         raise BadInputError(f"class {missing[0]!r} was not put since the last step; put {len(missing)}: {missing}")
 
@@ -59,8 +87,8 @@ def judge(
     `config.tolerance`.
     """
     if not cell_id.size:
-        return np.empty((legend.matrix.shape[0], 0))
-    x = np.stack([values[name] for name in legend.names])
+        return np.empty((len(legend.table.target), 0))
+    x = np.stack([values[name] if name in values else np.zeros(cell_id.size) for name in legend.names])
     land = land_fraction > 0
     whole = land_fraction if config.fraction_of == "cell" else np.ones_like(land_fraction)
     _refuse(~np.isfinite(x) & land, x, legend, cell_id, "a finite fraction", "look for missing values in the host")
@@ -77,7 +105,7 @@ def judge(
             f"(fractions of {config.fraction_of}), they sum to {total[worst]:.9g} ({off.size} cells are off); "
             "check state.fraction_of, or raise state.tolerance"
         )
-    x = legend.matrix @ x
+    x = legend.table.apply(x, legend.climate)
     return x / np.where(land, x.sum(axis=0), 1.0)
 
 

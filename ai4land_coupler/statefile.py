@@ -36,13 +36,22 @@ class CoarseStates:
 
     @classmethod
     def open(
-        cls, path: Path, names: Sequence[str], fraction_of: str, grid: str | None = None, rank: int = 0, size: int = 1
+        cls,
+        path: Path,
+        names: Sequence[str],
+        fraction_of: str,
+        grid: str | None = None,
+        rank: int = 0,
+        size: int = 1,
+        optional: Sequence[str] = (),
     ) -> "CoarseStates":
         """Read years, cells and land fraction; the cells from `grid` (see read_grid) or else from the file itself.
 
+        optional: those of the names that the file may lack.
         Raises BadInputError for what a state file must have and this lacks, GridError for cells without corners.
         """
         with opened(path, BadInputError) as file:
+            names = [name for name in names if name in file or name not in optional]
             shape = _cell_shape(file, names)
             years = _years(file)
             n = math.prod(shape)

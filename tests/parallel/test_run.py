@@ -123,3 +123,41 @@ def test_a_wrong_configuration_ends_with_its_status_and_one_message(files: tuple
     assert done.returncode == Status.CONFIG
     assert "unknown key `ouput`; did you mean `output`" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+TABLE = """
+title: t
+sources: [me]
+to: [forest, grassland, cropland, barren]
+percent:
+  forest: {forest: 100}
+  grassland:
+    A: {forest: 12.3, grassland: 87.7}
+    B: {barren: 70.7, grassland: 29.3}
+    C: {grassland: 100}
+    D: {grassland: 33.3, forest: 66.7}
+    E: {grassland: 10.9, barren: 89.1}
+  cropland: {cropland: 100}
+  barren: {barren: 100}
+  pltns: {forest: 100}
+optional: [pltns]
+"""
+
+
+def test_a_crosswalk_by_climate_gives_the_same_bits_on_any_ranks(files: tuple[Path, np.ndarray]) -> None:
+    folder, _ = files
+    (folder / "own.yaml").write_text(TABLE)
+    maps = []
+    for ranks in (1, 3):
+        (folder / "own_run.yaml").write_text(
+            "emulator: ./emulator\nstate: {fraction_of: cell, crosswalk: own.yaml}\n"
+            f"output: {{folder: by{ranks}, fractions: [2015]}}\n"
+        )
+        done = mpirun(ranks, *AI4LAND, "run", "own_run.yaml", "states.nc", "--first", "2015", cwd=folder)
+        assert done.returncode == 0, done.stderr
+        with netCDF4.Dataset(folder / f"by{ranks}" / "ai4land_2015.nc") as file:
+            assert "own.yaml" in file.crosswalk
+            maps.append([file[name][:].filled(-1).tobytes() for name in ("class", *LEGEND)])
+    assert maps[0] == maps[1]
+    with netCDF4.Dataset(folder / "out" / "ai4land_2015.nc") as file:
+        assert file["forest"][:].filled(-1).tobytes() != maps[0][1]

@@ -31,6 +31,8 @@ def test_the_emulator_is_the_only_required_key() -> None:
         ("emulator: x\ndevice: cuda", "device: cuda is not available in this version"),
         ("emulator: x\ndevice: cuda", "device: cuda is not available"),
         ("emulator: x\nstate: {crosswalk: {a: {b: 0.5}}}", "shares of 'a' must be positive and sum to 1"),
+        ("emulator: x\nstate: {crosswalk: {a: {b: x}}}", r"configuration: state\.crosswalk\.a\.b: .*valid number"),
+        ("emulator: x\nstate: {crosswalk: 3}", r"configuration: state\.crosswalk: .*valid dictionary, got 3"),
         ("- emulator", "must be a mapping"),
         ("emulator: [", "not valid YAML"),
     ],
@@ -47,6 +49,9 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert config.output is not None
     assert config.output.folder == tmp_path / "out"
     assert config.regrid.file == tmp_path / "w.nc"
+    (tmp_path / "b.yaml").write_text("emulator: x\nstate: {crosswalk: mine.yaml}\n")
+    assert Config.load(tmp_path / "b.yaml").state.crosswalk == str(tmp_path / "mine.yaml")
+    assert parse("emulator: x\nstate: {crosswalk: luh2-igbp}").state.crosswalk == "luh2-igbp"
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

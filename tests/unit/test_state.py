@@ -1,5 +1,8 @@
 """What is judged of a state, and what it becomes."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -7,6 +10,16 @@ from ai4land_coupler.config import StateConfig
 from ai4land_coupler.errors import BadInputError, ConfigError
 from ai4land_coupler.state import StateLegend, judge, refuse_missing
 
+TABLE = """
+title: t
+sources: [me]
+to: [cropland, forest, grassland]
+percent:
+  trees: {forest: 100}
+  open: {A: {grassland: 75, cropland: 25}, B: {forest: 100}, C: {forest: 100}, D: {forest: 100}, E: {grassland: 100}}
+  planted: {forest: 100}
+optional: [planted]
+"""
 LEGEND = ("forest", "grassland", "cropland")
 IDS = np.array([11, 12, 13])
 LAND = np.array([1.0, 0.5, 0.0])
@@ -83,3 +96,22 @@ def test_a_rank_without_cells_has_nothing_to_judge() -> None:
     config = StateConfig()
     out = judge({}, StateLegend.of(config, LEGEND), config, np.empty(0, np.int64), np.empty(0))
     assert out.shape == (3, 0)
+
+
+def test_a_table_by_name_is_brought_to_the_order_of_the_emulators_legend(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text(TABLE)
+    legend = StateLegend.of(StateConfig(crosswalk=str(own)), LEGEND)
+    assert (legend.names, legend.needed) == (("trees", "open", "planted"), ("trees", "open"))
+    refuse_missing({"trees": LAND, "open": LAND}, legend, 3)
+    climate = np.zeros((5, 3))
+    climate[0] = [1.0, 0.5, 1.0]
+    climate[4] = 1 - climate[0]
+    values = {"trees": np.array([0.25, 0.5, 0.0]), "open": np.array([0.75, 0.5, 0.0])}
+    out = judge(values, replace(legend, climate=climate), StateConfig(), IDS, LAND)
+    assert out[:, 0].tolist() == [0.25, 0.75 * 0.75, 0.75 * 0.25]
+    assert out[:, 1].tolist() == [0.5, 0.5 * (0.375 + 0.5), 0.5 * 0.125]
+    with pytest.raises(ConfigError, match="leads to"):
+        StateLegend.of(StateConfig(crosswalk="luh2-igbp"), LEGEND)
+    with pytest.raises(ConfigError, match="shipped: "):
+        StateLegend.of(StateConfig(crosswalk="luh2"), LEGEND)
