@@ -110,11 +110,17 @@ def weights(
 @ending_well
 def info(
     emulator: Annotated[str, typer.Argument(help="Shipped name or folder; all shipped where left out.")] = "",
+    card: Annotated[bool, typer.Option("--card", help="Print its model card: data, scores, limits.")] = False,
 ) -> None:
     """Say what an emulator is: legend, grids, network, training and scores."""
     from ai4land_coupler import describe
 
-    describe.emulators(emulator)
+    if card and not emulator:
+        raise typer.BadParameter("--card needs the name of an emulator")
+    if card:
+        describe.card(emulator)
+    else:
+        describe.emulators(emulator)
 
 
 @app.command()

@@ -4,15 +4,30 @@ from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.table import Table
 
 from ai4land_coupler.emulator import Emulator, shipped_names
+from ai4land_coupler.errors import EmulatorError
+
+CARD = "CARD.md"
 
 
 def emulators(name: str) -> None:
     """Print one emulator, or all shipped ones where `name` is empty."""
     for one in [name] if name else shipped_names():
         _emulator(Emulator.load(one))
+
+
+def card(name: str) -> None:
+    """Print the model card of an emulator. Raises EmulatorError where it has none."""
+    emulator = Emulator.load(name)
+    path = emulator.path / CARD
+    if not path.is_file():
+        raise EmulatorError(
+            f"emulator {emulator.name} has no {CARD} in {emulator.path}; `ai4land evaluate --card` writes one"
+        )
+    Console().print(Markdown(path.read_text()))
 
 
 def _emulator(emulator: Emulator) -> None:
@@ -28,6 +43,7 @@ def _emulator(emulator: Emulator) -> None:
         "static inputs": ", ".join(channel.name for channel in emulator.statics),
         "hash": emulator.hash,
         "weights": emulator.weights_hash,
+        "model card": emulator.path / CARD if (emulator.path / CARD).is_file() else "none",
         **{f"training: {key}": value for key, value in emulator.training.items()},
     }
     for key, value in rows.items():

@@ -16,6 +16,7 @@ import yaml
 from safetensors.torch import save_file
 
 from ai4land_coupler.emulator import FILES, sha256_of
+from ai4land_coupler.training import card
 from ai4land_coupler.training.dataset import COARSE, FINE, RATIO, SOUTH_AMERICA, Box
 from ai4land_coupler.training.rebuild import LEGEND
 
@@ -53,6 +54,7 @@ def write_emulator(state: Training) -> Path:
         "sha256": {name: sha256_of(folder / name) for name in FILES},
     }
     (folder / "emulator.yaml").write_text(yaml.safe_dump(description, sort_keys=False, width=110))
+    card.write(folder)
     return folder
 
 
@@ -86,20 +88,6 @@ def training_record(state: Training) -> dict[str, Any]:
         "south_america": None,
         "log": state.log,
     }
-
-
-def add_scores(folder: Path, scores: dict[str, Any]) -> None:
-    """Put the scores of the final weights on South America into the record, and their accuracies into the yaml."""
-    record = json.loads((folder / "training_record.json").read_text())
-    description = yaml.safe_load((folder / "emulator.yaml").read_text())
-    record["south_america"] = scores
-    description["training"]["south_america"] = {
-        part: {name: round(value["accuracy"], 4) for name, value in scores[part].items() if isinstance(value, dict)}
-        for part in ("all", "mixed")
-    }
-    write_record(folder, record)
-    description["sha256"]["training_record.json"] = sha256_of(folder / "training_record.json")
-    (folder / "emulator.yaml").write_text(yaml.safe_dump(description, sort_keys=False, width=110))
 
 
 def _plain(config: TrainConfig) -> dict[str, Any]:
