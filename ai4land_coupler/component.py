@@ -48,7 +48,9 @@ class Component:
         self._legend = StateLegend.of(config.state, emulator.legend)
         self._precision = choose_precision(config.precision)
         self._runner = TileRunner(emulator, config.constraint.mode, self._precision, config.workers.threads)
-        self._publisher = Publisher(config.output, emulator, self._provenance(), comm.rank == 0)
+        self._publisher = Publisher(
+            config.output, emulator, self._provenance(), comm.rank == 0, config.time == "backward"
+        )
         self._put: dict[str, NDArray[np.float64]] = {}
         self._recorder: Recorder | None = None
 

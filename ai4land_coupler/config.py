@@ -72,9 +72,10 @@ class WorkersConfig(Section):
 
 
 class OutputConfig(Section):
-    """Yearly netCDF files: where, and which years hold the fractions beside the class map."""
+    """Where the years go, a netCDF file each or all in a zarr store, and which hold fractions beside the class map."""
 
     folder: Path
+    format: Literal["netcdf", "zarr"] = "netcdf"
     fractions: Literal["none", "all"] | tuple[int, ...] = "none"
     compression: Annotated[int, Field(ge=0, le=9)] = 1
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind: a netCDF file a year, report.json, and a line a year on the log."""
+"""What a run leaves behind: its years as netCDF files or in a zarr store, report.json, and a line a year on the log."""
 
 import logging
 from collections.abc import Mapping
@@ -11,6 +11,8 @@ from ai4land_coupler.comm import Communicator
 from ai4land_coupler.config import OutputConfig
 from ai4land_coupler.domain import Domain
 from ai4land_coupler.emulator import Emulator
+from ai4land_coupler.errors import ConfigError
+from ai4land_coupler.outfields import Writer
 from ai4land_coupler.output import YearWriter, read_report, write_report
 from ai4land_coupler.report import YearReport, run_report
 from ai4land_coupler.tiles import Tile
@@ -24,7 +26,12 @@ class Publisher:
     """Writes where `output` asks for it, and tells rank 0's log what each year was."""
 
     def __init__(
-        self, config: OutputConfig | None, emulator: Emulator, provenance: Mapping[str, str], speaks: bool
+        self,
+        config: OutputConfig | None,
+        emulator: Emulator,
+        provenance: Mapping[str, str],
+        speaks: bool,
+        backward: bool = False,
     ) -> None:
         self._emulator = emulator
         self._provenance = provenance
@@ -33,9 +40,9 @@ class Publisher:
         self._last: YearReport | None = None
         self._entries: list[dict[str, object]] = []
         self._files: list[str] = []
-        self._writer: YearWriter | None = None
+        self._writer: Writer | None = None
         if config:
-            self._writer = YearWriter(config.folder, emulator, provenance, config.compression, config.fractions)
+            self._writer = _writer(config, emulator, provenance, backward)
             if speaks:
                 self._writer.check_writable()
 
@@ -100,7 +107,7 @@ class Publisher:
     def summarise(self) -> None:
         """Log where the files are."""
         if self._speaks and self._files:
-            log.info("%d yearly files and report.json in %s", len(self._files), self._folder)
+            log.info("%d %s and report.json in %s", len(self._files), self._writer and self._writer.kind, self._folder)
 
     def _coarse(self, comm: Communicator, domain: Domain, fields: YearFields) -> dict[str, NDArray[np.float64]]:
         """What lies on the coarse grid of rank 0, (K, nlat, nlon) each, NaN where there is none. Collective."""
@@ -114,6 +121,21 @@ class Publisher:
             "residual": _on_coarse(comm, shape, cells, residual),
             "unplaced": _on_coarse(comm, shape, domain.placement.cells[lost], fields.regridded[:, lost]),
         }
+
+
+def _writer(config: OutputConfig, emulator: Emulator, provenance: Mapping[str, str], backward: bool) -> Writer:
+    """The writer of the format asked for. Raises ConfigError where its package is missing."""
+    given = config.folder, emulator, provenance, config.compression, config.fractions
+    if config.format == "netcdf":
+        return YearWriter(*given)
+    try:
+        from ai4land_coupler.zarrout import ZarrWriter
+    except ImportError as error:
+        raise ConfigError(
+            f"output.format: zarr needs the package zarr, version 3 ({error}): pip install 'ai4land_coupler[zarr]', or "
+            "choose netcdf"
+        ) from error
+    return ZarrWriter(*given, backward=backward)
 
 
 def _on_coarse(

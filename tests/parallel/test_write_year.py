@@ -32,7 +32,7 @@ def written(request, tmp_path_factory):
         if case != "no_folder":
             (folder / case).mkdir()
             (folder / case / "ai4land_2000.nc").write_bytes(b"whole")
-    done = mpirun(request.param, sys.executable, Path(write_year.__file__), folder, *CASES)
+    done = mpirun(request.param, sys.executable, Path(write_year.__file__), "netcdf", folder, *CASES)
     assert done.returncode == 0, done.stderr
     heard = json.loads(done.stdout)
     assert all(len(heard[case]) == request.param for case in CASES)

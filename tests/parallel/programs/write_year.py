@@ -1,6 +1,6 @@
 """Every rank holds some tiles of a made-up year; a file is written a case, and what each rank hears goes to stdout.
 
-usage: write_year.py FOLDER CASE...     into FOLDER/CASE; cases: good, no_folder, full_disk, good_again,
+usage: write_year.py FORMAT FOLDER CASE...     netcdf or zarr into FOLDER/CASE; cases: good, no_folder, full_disk, good_again,
                                         fails_on_last_rank, wrong_shape_on_last_rank
 """
 
@@ -18,6 +18,7 @@ from ai4land_coupler.errors import CouplerError
 from ai4land_coupler.grids import RegularGrid
 from ai4land_coupler.output import YearWriter
 from ai4land_coupler.tiles import all_tiles, deal
+from ai4land_coupler.zarrout import ZarrWriter
 
 EMULATOR = SimpleNamespace(
     name="small",
@@ -48,9 +49,13 @@ def coarse() -> dict[str, np.ndarray]:
     return {"target": target, "residual": 1e-14 * target, "unplaced": 1e9 * target}
 
 
-def write(comm: Communicator, folder: Path, case: str) -> str:
+WRITERS = {"netcdf": (YearWriter, 60_000), "zarr": (ZarrWriter, 5_000)}
+"""And how large a file may be where the disk is full."""
+
+
+def write(comm: Communicator, form: str, folder: Path, case: str) -> str:
     """What this rank hears of writing the year: the path, or status and text of the error."""
-    last = comm.rank == comm.size - 1
+    last, (made, room) = comm.rank == comm.size - 1, WRITERS[form]
     values = fields(YEAR)
 
     def local(tile):
@@ -61,9 +66,9 @@ def write(comm: Communicator, folder: Path, case: str) -> str:
 
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
     if case == "full_disk" and comm.rank == 0:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, unlimited[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, unlimited[1]))
     try:
-        writer = YearWriter(folder, EMULATOR, {"note": "a test"}, 1, (YEAR,))
+        writer = made(folder, EMULATOR, {"note": "a test"}, 1, (YEAR,))
         return str(writer.write(comm, YEAR, TILES, deal(len(TILES), comm.size), local, coarse()))
     except CouplerError as error:
         return f"{int(error.status)} {error}"
@@ -74,8 +79,8 @@ def write(comm: Communicator, folder: Path, case: str) -> str:
 def main() -> None:
     comm = Communicator.of(MPI.COMM_WORLD)
     heard = {}
-    for case in sys.argv[2:]:
-        heard[case] = MPI.COMM_WORLD.gather(write(comm, Path(sys.argv[1]) / case, case))
+    for case in sys.argv[3:]:
+        heard[case] = MPI.COMM_WORLD.gather(write(comm, sys.argv[1], Path(sys.argv[2]) / case, case))
     comm.free()
     if MPI.COMM_WORLD.rank == 0:
         print(json.dumps(heard))
