@@ -1,7 +1,8 @@
 """Every rank holds some tiles of a made-up year; a file is written a case, and what each rank hears goes to stdout.
 
-usage: write_year.py FORMAT FOLDER CASE...     netcdf or zarr into FOLDER/CASE; cases: good, no_folder, full_disk, good_again,
-                                        fails_on_last_rank, wrong_shape_on_last_rank
+usage: write_year.py FORMAT FOLDER CASE...     into FOLDER/CASE; formats: netcdf, zarr; cases: good, no_folder,
+                                               full_disk, good_again, fails_on_last_rank,
+                                               wrong_shape_on_last_rank
 """
 
 import json
