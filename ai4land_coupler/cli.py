@@ -190,11 +190,22 @@ def plot(
 
 @app.command()
 @ending_well
-def train(config: Annotated[Path, typer.Argument(help="Training configuration (YAML).")]) -> None:
-    """Train an emulator."""
-    from ai4land_coupler.training import loop
+def train(
+    config: Annotated[Path, typer.Argument(help="Training configuration (YAML).")],
+    throughput: Annotated[
+        bool, typer.Option("--throughput", help="Only measure whether reading keeps up with the device.")
+    ] = False,
+) -> None:
+    """Train an emulator on a store, under torchrun too, from the last checkpoint on; exit code 143 if told to end."""
+    from ai4land_coupler.training import loop, train
+    from ai4land_coupler.training import throughput as measuring
 
-    loop.train(config)
+    if config.is_file() and "data" in (loop.yaml.safe_load(config.read_text()) or {}):
+        loop.train(config)
+    elif throughput:
+        measuring.measure(config)
+    elif train.train(config) is None:
+        raise typer.Exit(143)
 
 
 @app.command()

@@ -107,7 +107,8 @@ class UNet(nn.Module):
         x = self.bottom(F.max_pool2d(quarter, 2))
         x = self.up1(quarter + F.interpolate(self.lift1(x), scale_factor=2.0))
         x = self.up0(half + F.interpolate(self.lift0(x), scale_factor=2.0))
-        logits = F.pixel_shuffle(self.head(x.float()).contiguous(), 2)
+        with torch.autocast(x.device.type, enabled=False):
+            logits = F.pixel_shuffle(self.head(x.to(self.head.weight.dtype)).contiguous(), 2)
         return logits if prior is None else logits + self.gain * prior
 
     def _seen(self, x: Tensor) -> Tensor:

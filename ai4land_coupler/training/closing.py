@@ -29,7 +29,7 @@ def closing_offset(logits: Tensor, area: Tensor, totals: Tensor, iterations: int
         present = totals > 0
         z = logits.masked_fill(~present[:, :, None], -torch.inf)
         e = (z - z.amax(1, keepdim=True)).clamp_(min=-20).exp_() * present[:, :, None]
-        scale = present.float()
+        scale = present.to(z.dtype)
         for _ in range(iterations):
             norm = torch.bmm(scale[:, None], e)[:, 0]  # (C, n)
             mean = torch.bmm(e, (share / norm)[:, :, None])[:, :, 0] * scale
@@ -47,7 +47,7 @@ def to_cells(values: Tensor, size: int) -> Tensor:
 
 def from_cells(cells: Tensor, number: int, size: int) -> Tensor:
     """Undo `to_cells`: (B n^2, K, size^2) of `number` crops B to (B, K, n size, n size)."""
-    k, n = cells.shape[1], int(round((len(cells) / number) ** 0.5))
+    k, n = cells.shape[1], round((len(cells) / number) ** 0.5)
     return cells.reshape(number, n, n, k, size, size).permute(0, 3, 1, 4, 2, 5).reshape(number, k, n * size, n * size)
 
 

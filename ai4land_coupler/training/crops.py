@@ -39,7 +39,7 @@ class Rectangle:
         rows = np.flatnonzero((grid.lat > y0) & (grid.lat < y1)) - layout.row0
         cols = np.flatnonzero((grid.lon > x0) & (grid.lon < x1)) - layout.col0
         if not rows.size or not cols.size:
-            raise ConfigError(f"region {region}: expected -180 <= lon0 < lon1 <= 180 and lat0 < lat1 of some fine cells")
+            raise ConfigError(f"region {region}: expected fine cells in lon0 < lon1 of -180..180 and lat0 < lat1")
         return cls(int(rows[0]), int(cols[0]), rows.size, cols.size, layout.nlon)
 
     def holds(self, rows: Index, cols: Index, rim: int = 0) -> Mask:

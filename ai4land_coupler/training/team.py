@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,7 +19,7 @@ from ai4land_coupler.errors import ConfigError
 from ai4land_coupler.training.samples import Team
 from ai4land_coupler.unet import ConvNorm, UNet
 
-WAIT = timedelta(minutes=30)  #: for the slowest process: validation runs on one
+WAIT = timedelta(minutes=30)  #: for the slowest process
 
 
 @contextmanager
@@ -62,6 +64,14 @@ class Control:
         dist.all_reduce(flag, dist.ReduceOp.MAX, self._group)
         return bool(flag)
 
+    def sum(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the sums over all processes. Collective."""
+        if self._group is None:
+            return values
+        total = torch.from_numpy(values.copy())
+        dist.all_reduce(total, group=self._group)
+        return total.numpy()
+
     def first(self, value: Any) -> Any:
         """Return what the first process gives. Collective."""
         if self._group is None:
@@ -79,9 +89,10 @@ class _Normalised(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        variance, mean = torch.var_mean(x.float(), (0, 2, 3), correction=0)
-        parts = torch.empty(dist.get_world_size(), 2, x.shape[1], device=x.device)
-        dist.all_gather_into_tensor(parts, torch.stack([mean, variance])[None])
+        variance, mean = torch.var_mean(x.to(weight.dtype), (0, 2, 3), correction=0)
+        parts = mean.new_zeros(dist.get_world_size(), 2, x.shape[1])
+        parts[dist.get_rank()] = torch.stack([mean, variance])
+        dist.all_reduce(parts)
         shared = parts[:, 0].mean(0)
         variance = parts[:, 1].mean(0) + (parts[:, 0] - shared).square().mean(0)
         ctx.save_for_backward(x, weight, shared, torch.rsqrt(variance + eps))
@@ -91,8 +102,8 @@ class _Normalised(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[override]
         x, weight, mean, inverse = ctx.saved_tensors
-        g = grads[0].float()
-        y = (x.float() - mean[:, None, None]) * inverse[:, None, None]
+        g = grads[0].to(weight.dtype)
+        y = (x.to(weight.dtype) - mean[:, None, None]) * inverse[:, None, None]
         sums = torch.stack([g.sum((0, 2, 3)), (g * y).sum((0, 2, 3))])
         own = sums.clone()
         dist.all_reduce(sums)

@@ -43,7 +43,9 @@ class TrainConfig:
     clip: float = 1.0  # norm of the gradient
     average: float = 0.998  # decay of the averaged weights
     device: str = "auto"
-    precision: str = "auto"  # of the passes: float32, bfloat16; auto is bfloat16 on GPUs that have it
+    precision: str = (
+        "auto"  # float32, bfloat16 (in the passes), float64 (to compare); auto: bfloat16 on GPUs that have it
+    )
     threads: int = 0  # of torch on a CPU; 0 leaves its choice
     workers: int = 0  # processes that read ahead; 0 is one thread
     prefetch: int = 4  # passes read ahead by each
@@ -85,7 +87,8 @@ class TrainConfig:
             "probabilities from 0 to 1": min(probabilities) >= 0 and max(probabilities) <= 1,
             "counts of at least 1 of what is counted": min(counts) >= 1 and min(self.workers, self.threads) >= 0,
             f"a margin that is a multiple of {STRIDE}": self.margin % STRIDE == 0 and self.margin >= 0,
-            "precision auto, float32 or bfloat16": self.precision in ("auto", "float32", "bfloat16"),
+            "precision auto, float32, bfloat16 or float64": self.precision
+            in ("auto", "float32", "bfloat16", "float64"),
             "first and last of years in order": all(
                 span is None or (len(span) == 2 and span[0] <= span[1]) for span in (self.years, self.validation_years)
             ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -88,12 +89,19 @@ def one_hot(classes: Tensor, number: int) -> Tensor:
     return (classes[:, None] == names[:, None, None]).float()
 
 
-def years(net: Network, batch: Batch, classes: int, autocast: Callable[[], object]) -> Iterator[Year]:
+def years(
+    net: Network,
+    batch: Batch,
+    classes: int,
+    autocast: Callable[[], AbstractContextManager[object]],
+    choose: Callable[[View, int, Year], Tensor] | None = None,
+) -> Iterator[Year]:
     """Yield year after year of a batch.
 
     Each year's graph is its own, so that backward may be called before the next one: the map that a year hands on has
     no gradient. Where a later year is not given the observed map of the year before, it is given the network's own in
-    the interior, and around it what the year before was given.
+    the interior, and around it what the year before was given. choose: what makes that map of (view, t, year) after
+    every year, (B, M, M); without it `own_map`, where a next year is to be given it.
     """
     view = View(batch, classes)
     prior = batch.classes[:, 0] * batch.known[:, None, None] if view.has_prior else None
@@ -101,31 +109,31 @@ def years(net: Network, batch: Batch, classes: int, autocast: Callable[[], objec
         if prior is not None and t > 0:
             given = batch.teacher[:, t, None, None]
             prior = torch.where(given, batch.classes[:, t], prior)
-        with autocast():  # type: ignore[attr-defined]
+        with autocast():
             logits = net(view.inputs(t, prior))
-        year = _score(view, t, logits.float()[:, :, view.inner, view.inner])
+        year = _score(view, t, logits[:, :, view.inner, view.inner])
         yield year
-        if prior is not None and t + 1 < view.years:
+        if prior is not None and (choose is not None or t + 1 < view.years):
             prior = prior.clone()
-            prior[:, view.inner, view.inner] = own_map(view, t, year)
+            prior[:, view.inner, view.inner] = (choose or own_map)(view, t, year)
 
 
 def _score(view: View, t: int, logits: Tensor) -> Year:
     batch, target, index = view.batch, view.target(t), view.batch.cells[t]
     size, crops = batch.size, len(batch.trained)
-    area = (target > 0) * batch.area[:, :, None]
+    area = ((target > 0) * batch.area[:, :, None]).to(logits.dtype)
 
     def cells(values: Tensor) -> Tensor:
         return to_cells(values, size)[index]
 
     weights = to_cells((area * batch.trained)[:, None], size)[:, 0]
-    mixed = torch.zeros(len(weights), 1, device=weights.device).index_fill_(0, index, 1.0)
+    mixed = weights.new_zeros(len(weights), 1).index_fill_(0, index, 1.0)
     per_crop = (weights * mixed).reshape(crops, -1).sum(1)
     scale = 1 / (per_crop.clamp(min=1e-6) * crops)
     weight = weights[index] * scale.repeat_interleave(len(weights) // crops)[index, None]
     labels = cells(target[:, None])[:, 0]
     loss, scores, log_p = closed_cross_entropy(
-        cells(logits), labels, weight, cells(area[:, None])[:, 0], view.totals(t)[index]
+        cells(logits), labels, weight, cells(area[:, None])[:, 0], view.totals(t)[index].to(logits.dtype)
     )
     return Year(loss, scores, log_p, index)
 
@@ -136,6 +144,8 @@ def own_map(view: View, t: int, year: Year) -> Tensor:
     crops, totals = len(batch.trained), view.totals(t)
     cells = (totals.argmax(1) + 1)[:, None].repeat(1, batch.size**2)
     area = to_cells(((target > 0) * batch.area[:, :, None])[:, None], batch.size)[:, 0]
-    cells[year.index] = sharp_map(year.log_p.detach().exp(), area[year.index], totals[year.index])
+    cells[year.index] = sharp_map(
+        year.log_p.detach().exp(), area[year.index].to(year.log_p.dtype), totals[year.index].to(year.log_p.dtype)
+    )
     classes = from_cells(cells[:, None], crops, batch.size)[:, 0]
     return torch.where(target > 0, classes, 0).to(target.dtype)

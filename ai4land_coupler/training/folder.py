@@ -1,0 +1,169 @@
+"""The emulator folder that a run ends with: weights, static fields, base map, record, description."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import yaml
+from netCDF4 import Dataset
+from safetensors.torch import save_file
+
+from ai4land_coupler.emulator import FILES, sha256_of
+from ai4land_coupler.errors import ConfigError
+from ai4land_coupler.features import Channel
+from ai4land_coupler.grids import RegularGrid
+from ai4land_coupler.training.crops import Years
+from ai4land_coupler.training.package import commit, processor
+from ai4land_coupler.training.samples import CLIMATE
+from ai4land_coupler.training.store import Store
+from ai4land_coupler.training.trainconfig import TrainConfig
+from ai4land_coupler.unet import RECEPTIVE_FIELD, STRIDE, UNet
+
+if TYPE_CHECKING:
+    from ai4land_coupler.training.train import Trainer
+
+LARGEST_TILE = 400
+STRIP = 400  #: rows of the base map held in memory at once
+
+
+def is_global(store: Store) -> bool:
+    """Return whether the store covers a global latitude-longitude grid, as an emulator must."""
+    layout = store.layout
+    return layout.kind == "latlon" and layout.shape == (layout.nlat, layout.nlon)
+
+
+def check(config: TrainConfig) -> None:
+    """Raise ConfigError before a run whose emulator could not be written after it."""
+    store = Store.open(config.store)
+    Years.of(config, store)
+    if not is_global(store):
+        return
+    tile_of(config, store)
+    if config.halo % STRIDE or config.halo < RECEPTIVE_FIELD:
+        raise ConfigError(f"halo {config.halo}: expected a multiple of {STRIDE}, at least {RECEPTIVE_FIELD}")
+    if config.natives is None:
+        raise ConfigError("natives: expected the folder whose statics.nc the static channels were made from")
+    if not (config.natives / "statics.nc").is_file():
+        raise ConfigError(f"natives: there is no statics.nc in {config.natives}")
+
+
+def tile_of(config: TrainConfig, store: Store) -> int:
+    """Return fine cells an edge of the emulator's tiles. Raises ConfigError where none fits."""
+    step = int(np.lcm(store.ratio, STRIDE))
+    fits = [n for n in range(step, LARGEST_TILE + 1, step) if store.shape[0] % n == 0 and store.shape[1] % n == 0]
+    chosen = config.tile or max(fits, default=0)
+    if chosen < 1 or chosen % step or store.shape[0] % chosen or store.shape[1] % chosen:
+        raise ConfigError(
+            f"tile {config.tile}: expected a multiple of {step} that divides {store.shape[0]} x {store.shape[1]} cells"
+        )
+    return chosen
+
+
+def write_emulator(trainer: Trainer, scores: dict[str, float]) -> Path:
+    """Write the folder of the configuration from the averaged weights; return its path.
+
+    Of a store that is no global grid only weights, record and network.yaml are written: a component cannot load them.
+    """
+    config, store, folder = trainer.config, trainer.samples.crops.store, trainer.config.emulator
+    folder.mkdir(parents=True, exist_ok=True)
+    net = trainer.averaged()
+    write_weights(net, folder / "weights.safetensors")
+    _write_json(folder / "training_record.json", record(trainer, scores))
+    climate = (Channel(CLIMATE),) if store.climate_classes else ()
+    description: dict[str, Any] = {
+        "name": config.name,
+        "version": config.version,
+        "legend": list(store.legend),
+        "unet": asdict(net.config) | {"widths": list(net.config.widths)},
+        "statics": [asdict(channel) for channel in (*store.channels, *climate)],
+        "training": {"steps_done": trainer.step, "seed": config.seed, "validation": scores},
+    }
+    if not is_global(store):
+        description["store"] = store.layout.attributes()
+        (folder / "network.yaml").write_text(yaml.safe_dump(description, sort_keys=False, width=110))
+        return folder
+    if config.natives is None:
+        raise ConfigError("natives: expected the folder whose statics.nc the static channels were made from")
+    shutil.copyfile(config.natives / "statics.nc", folder / "statics.nc")
+    base = trainer.samples.years.base
+    write_base_map(folder / "base_map.nc", store, base)
+    nlat, nlon = store.shape
+    description |= {
+        "fine": {"nlat": nlat, "nlon": nlon},
+        "coarse": {"nlat": nlat // store.ratio, "nlon": nlon // store.ratio},
+        "tile": tile_of(config, store),
+        "halo": config.halo,
+        "base_year": store.years[base],
+        "sha256": {name: sha256_of(folder / name) for name in FILES},
+    }
+    (folder / "emulator.yaml").write_text(yaml.safe_dump(description, sort_keys=False, width=110))
+    return folder
+
+
+def write_weights(net: UNet, path: Path) -> None:
+    """Write the weights of a folded network as bfloat16."""
+    save_file({name: value.to(torch.bfloat16).cpu().contiguous() for name, value in net.state_dict().items()}, path)
+    path.chmod(0o644)
+
+
+def write_base_map(path: Path, store: Store, t: int) -> None:
+    """Write the class map of a year of a global store, 0 none and 1.. in the order of the legend, as CF netCDF."""
+    grid = RegularGrid(*store.shape)
+    with Dataset(path, "w") as data:
+        data.Conventions = "CF-1.11"
+        data.title = f"Land use and cover classes of {store.years[t]}"
+        axes = {
+            "lat": (grid.lat, "latitude", "degrees_north", "Y"),
+            "lon": (grid.lon, "longitude", "degrees_east", "X"),
+        }
+        for name, (values, standard, units, letter) in axes.items():
+            data.createDimension(name, values.size)
+            axis = data.createVariable(name, "f8", (name,))
+            axis.setncatts({"standard_name": standard, "units": units, "axis": letter})
+            axis[:] = values
+        variable = data.createVariable("class", "u1", ("lat", "lon"), zlib=True, complevel=4)
+        meanings = " ".join(name.replace(" ", "_") for name in ("none", *store.legend))
+        numbers = np.arange(len(store.legend) + 1, dtype=np.uint8)
+        variable.setncatts(
+            {"standard_name": "land_cover", "units": "1", "flag_values": numbers, "flag_meanings": meanings}
+        )
+        for row in range(0, grid.nlat, STRIP):
+            rows = slice(row, min(row + STRIP, grid.nlat))
+            variable[rows] = store.classes(t, rows, np.arange(grid.nlon))
+
+
+def record(trainer: Trainer, scores: dict[str, float]) -> dict[str, Any]:
+    """Return everything needed to know how the weights came about."""
+    config, crops = trainer.config, trainer.samples.crops
+    years, known = trainer.samples.years, crops.store.years
+    return {
+        "configuration": config.plain(),
+        "store": crops.store.layout.attributes() | {"shape": list(crops.store.shape), "years": list(known)},
+        "years": {
+            "first_targets": [known[t] for t in years.starts],
+            "validation": [known[t] for t in years.validation],
+            "base": known[years.base],
+        },
+        "seed": config.seed,
+        "steps_planned": config.steps,
+        "steps_done": trainer.step,
+        "crops_seen": trainer.samples_seen,
+        "processes": trainer.team.size,
+        "seconds": round(trainer.seconds, 1),
+        "device": processor() if trainer.device.type == "cpu" else torch.cuda.get_device_name(trainer.device),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "commit": commit(),
+        "validation": scores,
+        "log": trainer.log,
+    }
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=1) + "\n")
