@@ -1,6 +1,5 @@
 """From coarse totals to fine fractions, tile by tile: features, U-Net, closing, class map."""
 
-import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,12 +58,6 @@ class TileRunner:
         self._static = StaticFeatures(emulator)
         self._kept: dict[int, NDArray[np.float16]] = {}
         self._legend = np.arange(1, len(emulator.legend) + 1, dtype=np.uint8)
-
-    def in_mode(self, mode: str) -> "TileRunner":
-        """The same network and kept static features with another mode of the constraint."""
-        other = copy.copy(self)
-        other._mode = mode
-        return other
 
     def forget(self) -> None:
         """Drop the static features kept of the tiles run so far."""

@@ -7,7 +7,7 @@ evenly and the totals of the coarse cells follow by the rule for coarse hosts (`
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai4land_coupler import coarsehosts
-from ai4land_coupler.constraint import close, quota
+from ai4land_coupler.constraint import quota
 from ai4land_coupler.emulator import Emulator
-from ai4land_coupler.inference import TileRunner
+from ai4land_coupler.inference import TileDraft, TileRunner
 from ai4land_coupler.tiles import TileCells, TileWork, all_tiles, coarse_around, to_blocks
 from ai4land_coupler.timing import Stopwatch
 from ai4land_coupler.training import metrics
@@ -118,7 +118,7 @@ class Answer:
 
 
 def answer(where: Region, truth: Truth, runner: TileRunner) -> Answer:
-    """Refine the true state of a region, averaged over its host cells, with a runner of any mode."""
+    """Refine the true state of a region, averaged over its host cells, with a runner in mode `level`."""
     classes = len(where.emulator.legend)
     labels, area = where.to_coarse(where.observed), where.to_coarse(where.area * (where.observed > 0))
     used = np.flatnonzero((labels > 0).any(axis=1))
@@ -128,38 +128,62 @@ def answer(where: Region, truth: Truth, runner: TileRunner) -> Answer:
     some = np.flatnonzero(hosts.any(axis=1))
     state, counts = metrics.area_totals(hosts[some], where.to_hosts(where.area)[some] * (hosts[some] > 0), classes)
     host = np.searchsorted(some, where.host_of_coarse[used])
+    works = _works(where, truth.spread(where.blocks))
+    watch = Stopwatch()
     if where.blocks == 1:
-        fractions = _fields(where, truth.totals, runner.in_mode("level"), used)
+        fields = runner.run(works, watch, lambda: None)
     else:
-        free = _fields(where, truth.spread(where.blocks), runner.in_mode("none"), used)
-        totals = _of_hosts(free, area, host, state)
-        tiny = np.finfo(float).tiny
-        fractions, _ = close(np.log(np.maximum(free, tiny)), area, totals)
+        drafts = runner.draft(works, watch, lambda: None)
+        totals = _of_hosts(where, works, drafts, area.sum(1), host, state, used)
+        final = np.zeros_like(truth.totals)
+        final[:, _coarse_ids(where, used)] = totals.T
+        fields = runner.close(_works(where, final), drafts, watch)
+    fractions = np.zeros((used.size, classes, where.ratio**2))
+    for work, tile in zip(works, fields, strict=True):
+        fractions[_places(where, used, work.cells)] = work.cells.block(tile.fractions)
     return Answer(where, used, labels, area, fractions, totals, state, host, counts, coarse_counts)
 
 
-def _of_hosts(free: Float, area: Float, host: NDArray[np.int64], state: Float) -> Float:
-    """Totals (C, K) of coarse cells from unclosed fractions (C, K, n), their areas and the states of their hosts."""
-    land = area.sum(1)
-    means = np.einsum("ckn,cn->kc", free, area) / land
+def _of_hosts(
+    where: Region,
+    works: Sequence[TileWork],
+    drafts: Sequence[TileDraft],
+    land: Float,
+    host: NDArray[np.int64],
+    state: Float,
+    used: NDArray[np.int64],
+) -> Float:
+    """Totals (C, K) of coarse cells with land (C,) m2 from what the network says of them and the states of hosts.
+
+    Cells under a host of one class were not run; they have its state.
+    """
+    means = np.full((state.shape[1], used.size), np.nan)
+    for work, draft in zip(works, drafts, strict=True):
+        means[:, _places(where, used, work.cells)] = draft.means
+    means = np.where(np.isnan(means), state[host].T, means)
     return np.ascontiguousarray(coarsehosts.totals(means, host, np.arange(host.size), land, state.T).T)
 
 
-def _fields(where: Region, given: Float, runner: TileRunner, used: NDArray[np.int64]) -> Float:
-    """The component's fractions (C, K, n) of the window's coarse cells `used` (C,), from totals (K, n) of the globe."""
-    emulator, ratio, (rows, cols) = where.emulator, where.ratio, where.window
-    tiles = list(_tiles(where))
-    around = (coarse_around(cells.tile, emulator.coarse, ratio, emulator.halo) for cells in tiles)
-    works = (
-        TileWork.of(cells, given, window, np.zeros(cells.coarse.size, bool))
-        for cells, window in zip(tiles, around, strict=True)
-    )
-    out = np.zeros((used.size, len(emulator.legend), ratio**2))
-    for cells, tile in zip(tiles, runner.run(works, Stopwatch(), lambda: None), strict=True):
-        row, col = np.divmod(cells.coarse, emulator.coarse.nlon)
-        place = (row - rows.start // ratio) * (where.shape[1] // ratio) + col - cols.start // ratio
-        out[np.searchsorted(used, place)] = cells.block(tile.fractions)
-    return out
+def _works(where: Region, totals: Float) -> list[TileWork]:
+    """The tiles that hold land of the window, given totals (K, n) of all coarse cells of the globe."""
+    emulator = where.emulator
+    works = []
+    for cells in _tiles(where):
+        around = coarse_around(cells.tile, emulator.coarse, where.ratio, emulator.halo)
+        works.append(TileWork.of(cells, totals, around, np.zeros(cells.coarse.size, bool)))
+    return works
+
+
+def _coarse_ids(where: Region, used: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Index in the global coarse grid of coarse cells of the window, (C,)."""
+    rows, cols = where.window
+    row, col = np.divmod(used, where.shape[1] // where.ratio)
+    return (row + rows.start // where.ratio) * where.emulator.coarse.nlon + col + cols.start // where.ratio
+
+
+def _places(where: Region, used: NDArray[np.int64], cells: TileCells) -> NDArray[np.int64]:
+    """Where the coarse cells of a tile stand among those of the window that have land."""
+    return np.searchsorted(_coarse_ids(where, used), cells.coarse)
 
 
 def _tiles(where: Region) -> Iterator[TileCells]:

@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 import small_emulator
 import torch
+from mpi4py import MPI
 from netCDF4 import Dataset
 
+from ai4land_coupler.component import Component
+from ai4land_coupler.config import Config
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import ConfigError
+from ai4land_coupler.grids import HostGrid
 from ai4land_coupler.inference import TileRunner
 from ai4land_coupler.training import dataset, metrics, scoreplots
 from ai4land_coupler.training.evaluate import MAPS, evaluate, evaluate_regions, score
@@ -181,6 +185,31 @@ def test_a_coarser_state_is_kept_by_its_host_cells_and_not_spread_evenly(coarser
     assert all(len(set(row[row > 0])) <= 1 for row in filled)
 
 
+def test_what_is_scored_is_what_a_coupled_run_delivers(scored: tuple) -> None:
+    emulator, truth = scored[0], Truth.of(scored[0])
+    runner = TileRunner(emulator, "level", "float32", 1)
+    south, west = (x.ravel() for x in np.meshgrid(np.arange(-90, 90, 22.5), np.arange(-180, 180, 22.5), indexing="ij"))
+    corners = (
+        np.stack([west, west + 22.5, west + 22.5, west], 1),
+        np.stack([south, south, south + 22.5, south + 22.5], 1),
+    )
+    land = truth.land.reshape(8, 2, 16, 2).sum((1, 3)).ravel()
+    area = (truth.totals * truth.land).reshape(4, 8, 2, 16, 2).sum((2, 4)).reshape(4, -1)
+    state = np.where(land > 0, area / np.maximum(land, 1), 0.25)
+    found = answer(Region(emulator, dataset.Box(-180, 180, -90, 90), 2), truth, runner)
+    with Component.init(Config(emulator=str(emulator.path), precision="float32"), MPI.COMM_SELF) as component:
+        component.set_grid(HostGrid(np.arange(128), *corners, (land > 0) * 0.5))
+        fine = component.step(2019, dict(zip(emulator.legend, state, strict=True)))
+        row, col = np.divmod(component.get("fine", "cell_id").astype(int) - 1, emulator.fine.nlon)
+        classes = component.get("fine", "class")
+    assert row.size == (emulator.base_map() > 0).sum()
+    assert np.mean(found.maps["quota"][row, col] == classes) > 0.9999
+    for number, name in enumerate(emulator.legend):
+        layer = np.zeros((found.where.shape[0] * found.where.shape[1] // 100, 100))
+        layer[found.used] = found.fractions[:, number]
+        assert np.abs(found.where.from_blocks(layer, 10)[row, col] - fine[name]).max() < 1e-10
+
+
 def test_a_host_spreads_its_state_over_its_land(coarser: tuple) -> None:
     _, truth, _ = coarser
     wide = truth.spread(2).reshape(4, 16, 32)
@@ -225,10 +254,10 @@ def test_scores_are_drawn(coarser: tuple, tmp_path: Path) -> None:
     assert path.stat().st_size > 10_000
 
 
-def test_log_loss_and_calibration_follow_from_the_fractions(coarser: tuple) -> None:
+def test_log_loss_and_calibration_follow_from_the_fractions(scored: tuple, coarser: tuple) -> None:
     where, truth, runner = coarser
     found = answer(Region(where.emulator, where.box), truth, runner)
-    result = evaluate_regions(where.emulator, [BOX])["regions"][BOX]["all"]
+    result = scored[1]["all"]
     mask = found.where.to_coarse(found.where.inside & (found.where.observed > 0))[found.used]
     p = found.fractions.swapaxes(1, 2)[mask]
     label, area = found.labels[mask].astype(int) - 1, found.area[mask]
