@@ -23,7 +23,6 @@ from ai4land_coupler.training.rebuild import LEGEND
 if TYPE_CHECKING:
     from ai4land_coupler.training.loop import TrainConfig, Training
 
-VERSION = "1.0"
 TILE, HALO, BASE_YEAR = 240, 48, 2019
 
 
@@ -41,7 +40,7 @@ def write_emulator(state: Training) -> Path:
     write_record(folder, record)
     description = {
         "name": config.name,
-        "version": VERSION,
+        "version": config.version,
         "legend": list(LEGEND),
         "fine": asdict(FINE),
         "coarse": asdict(COARSE),
@@ -71,6 +70,7 @@ def training_record(state: Training) -> dict[str, Any]:
         "sources": json.loads((config.data / "sources.json").read_text()),
         "data_sha256": {name: sha256_of(config.data / name) for name in ("statics.nc", "base_map.nc", "training.npz")},
         "seed": config.seed,
+        "first_run": None if config.start is None else first_run(config.start),
         "steps_planned": config.steps,
         "steps_done": state.step,
         "crops_seen": state.step * config.batch,
@@ -87,6 +87,19 @@ def training_record(state: Training) -> dict[str, Any]:
         "withheld_scores": state.validate(),
         "south_america": None,
         "log": state.log,
+    }
+
+
+def first_run(work: Path) -> dict[str, Any]:
+    """Return what the work folder of the run that was gone on from tells: its steps, time, channels and log."""
+    checkpoint = work / "checkpoint.pt"
+    state = torch.load(checkpoint, weights_only=True)
+    return {
+        "checkpoint_sha256": sha256_of(checkpoint),
+        "steps_done": state["step"],
+        "seconds": round(state["seconds"], 1),
+        "channels": json.loads((work / "channels.json").read_text()),
+        "log": state["log"],
     }
 
 

