@@ -25,7 +25,6 @@ from ai4land_coupler.inference import TileRunner
 from ai4land_coupler.tiles import TileCells, TileWork, all_tiles
 from ai4land_coupler.timing import Stopwatch
 from ai4land_coupler.training import card
-from ai4land_coupler.training import card
 from ai4land_coupler.training.evaluate import score
 from ai4land_coupler.training.package import write_record
 from ai4land_coupler.training.regions import Region, parse
@@ -90,7 +89,12 @@ def ablate(
     for row in table.values():
         for name in ("argmax_over_majority", "quota_over_random"):
             row[f"drop_{name}"] = table["all"][name] - row[name]
-    return {"emulator": emulator.name, "weights_sha256": emulator.weights_hash, "regions": list(regions), "mixed": table}
+    return {
+        "emulator": emulator.name,
+        "weights_sha256": emulator.weights_hash,
+        "regions": list(regions),
+        "mixed": table,
+    }
 
 
 def _mean(found: Sequence[Answer]) -> dict[str, float]:
@@ -108,22 +112,22 @@ def _mean(found: Sequence[Answer]) -> dict[str, float]:
 def _alone(found: Answer, runner: TileRunner) -> Answer:
     """The answer with every coarse cell run as if its own fractions held all over the globe."""
     emulator, ratio = found.where.emulator, found.where.ratio
-    tiles = {tile.index: tile for tile in all_tiles(emulator.fine, emulator.coarse, emulator.tile)}
+    side, across = emulator.tile // ratio, found.where.shape[1] // ratio
+    tiles = all_tiles(emulator.fine, emulator.coarse, emulator.tile)
+    by_corner = {(tile.row0, tile.col0): tile for tile in tiles}
     rows, cols = found.where.window
-    across, side = found.where.shape[1] // ratio, emulator.tile // ratio
+    reach = side + 2 * -(-emulator.halo // ratio)
     fractions = np.empty_like(found.fractions)
     for place, cell in enumerate(found.used):
-        row, col = divmod(int(cell), across)
-        row, col = row + rows.start // ratio, col + cols.start // ratio
-        tile = tiles[row // side * (emulator.coarse.nlon // side) + col // side]
-        inside = np.zeros((tile.size, tile.size), bool)
-        block = (slice(row % side * ratio, row % side * ratio + ratio), slice(col % side * ratio, (col % side + 1) * ratio))
-        inside[block] = found.labels[place].reshape(ratio, ratio) > 0
-        cells = TileCells.of(tile, inside, emulator.fine, ratio)
-        reach = side + 2 * -(-emulator.halo // ratio)
+        row, col = rows.start + int(cell) // across * ratio, cols.start + int(cell) % across * ratio
+        tile = by_corner[row // emulator.tile * emulator.tile, col // emulator.tile * emulator.tile]
+        land = np.zeros((tile.size, tile.size), bool)
+        y, x = row - tile.row0, col - tile.col0
+        land[y : y + ratio, x : x + ratio] = found.labels[place].reshape(ratio, ratio) > 0
+        cells = TileCells.of(tile, land, emulator.fine, ratio)
         totals = np.broadcast_to(found.totals[place][:, None, None], (len(emulator.legend), reach, reach))
-        (tile_fields,) = runner.run([TileWork(cells, totals, np.zeros(1, bool))], Stopwatch(), lambda: None)
-        fractions[place] = cells.block(tile_fields.fractions)[0]
+        (fields_of_tile,) = runner.run([TileWork(cells, totals, np.zeros(1, bool))], Stopwatch(), lambda: None)
+        fractions[place] = cells.block(fields_of_tile.fractions)[0]
     return replace(found, fractions=fractions)
 
 
@@ -138,6 +142,8 @@ def _line(group: str, table: dict[str, Any]) -> str:
 
 def _record(folder: Path, table: dict[str, Any]) -> None:
     """Put the table into the record of an emulator folder, and write its card again."""
+    from ai4land_coupler.training import card
+
     record = json.loads((folder / "training_record.json").read_text())
     write_record(folder, record | {"ablation": table})
     description = yaml.safe_load((folder / "emulator.yaml").read_text())
@@ -156,7 +162,9 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="put the table into the emulator's training record")
     arguments = parser.parse_args()
     emulator = Emulator.load(arguments.emulator)
-    result = ablate(emulator, arguments.region or ("withheld",), arguments.threads, lambda line: print(line, flush=True))
+    result = ablate(
+        emulator, arguments.region or ("withheld",), arguments.threads, lambda line: print(line, flush=True)
+    )
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
     if arguments.record:
