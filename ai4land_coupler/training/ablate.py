@@ -142,8 +142,6 @@ def _line(group: str, table: dict[str, Any]) -> str:
 
 def _record(folder: Path, table: dict[str, Any]) -> None:
     """Put the table into the record of an emulator folder, and write its card again."""
-    from ai4land_coupler.training import card
-
     record = json.loads((folder / "training_record.json").read_text())
     write_record(folder, record | {"ablation": table})
     description = yaml.safe_load((folder / "emulator.yaml").read_text())
