@@ -227,10 +227,22 @@ def evaluate(
     plots: Annotated[Path | None, typer.Option(help="Folder for drawings.")] = None,
     card: Annotated[bool, typer.Option("--card", help="Put the scores into the emulator's record and card.")] = False,
     threads: Annotated[int | None, typer.Option(help="Threads; all cores where left out.")] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Instead: score the ai4land_YYYY.nc of a run, with --observed.")
+    ] = None,
+    observed: Annotated[Path | None, typer.Option(help="netCDF of observed yearly class maps.")] = None,
+    base: Annotated[int | None, typer.Option(help="Year that change is counted from; the earliest observed.")] = None,
 ) -> None:
     """Score an emulator on the map of its base year beside majority fill and random placement."""
     from ai4land_coupler.training import evaluate as scoring
 
+    if (run is None) != (observed is None):
+        raise typer.BadParameter("--run and --observed go together")
+    if run is not None and observed is not None:
+        from ai4land_coupler.training import runscore
+
+        runscore.command(run, observed, base, json, plots)
+        return
     degrees = _degrees(resolution)
     scoring.command(emulator, region or ["south-america"], degrees, json, maps, plots, card, threads)
 

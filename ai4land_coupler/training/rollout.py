@@ -151,6 +151,45 @@ def score_rollout(
     return entries
 
 
+def beside_baselines(
+    observed: NDArray[np.uint8],
+    predicted: NDArray[np.uint8],
+    base: NDArray[np.uint8],
+    area: NDArray[np.float64],
+    legend: Sequence[str],
+    blocks: int | NDArray[np.integer],
+    years: Sequence[int] | None = None,
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, NDArray[np.uint8]]]:
+    """Score a rollout as `score_rollout` does, and what it must beat: by name the entries, and the last year's maps.
+
+    `model`; `persistence`; and given the cells of each class that the model has in each block (`baselines.block_map`),
+    each year from the base in one step: `neighbours` (the rule-based allocator), `random` (cells of losing classes
+    drawn at random) and `majority` (each block filled with its largest class).
+    """
+    numbers = baselines.block_map(base.shape, blocks)
+    total = int(numbers.max()) + 1
+    entries: dict[str, list[dict[str, Any]]] = {}
+    maps: dict[str, NDArray[np.uint8]] = {}
+    for lead, (seen, made) in enumerate(zip(observed, predicted, strict=True)):
+        land = _land(base, seen, made) & (numbers >= 0)
+        prior = np.where(land, base, 0).astype(np.uint8)
+        counts = np.zeros((total, len(legend)), np.int64)
+        found = baselines.counts_in(np.where(land, made, 0).astype(np.uint8), numbers, len(legend))
+        counts[: len(found)] = found
+        maps = {
+            "model": np.where(land, made, 0).astype(np.uint8),
+            "persistence": baselines.persistence(prior),
+            "neighbours": baselines.allocate(prior, counts, numbers, area=area),
+            "random": baselines.allocate_at_random(prior, counts, numbers),
+            "majority": baselines.fill_majority(land, counts, numbers),
+        }
+        year = None if years is None else [years[lead]]
+        for name, classes in maps.items():
+            entry = score_rollout(seen[None], classes[None], base, area, legend, year)[0]
+            entries.setdefault(name, []).append(entry | {"lead": lead + 1} | ({} if years else {"year": lead + 1}))
+    return entries, maps
+
+
 def _land(*maps: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Where all maps have a class."""
     return np.logical_and.reduce([classes > 0 for classes in maps])

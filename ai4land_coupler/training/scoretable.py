@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 METHODS = ("argmax", "quota", "majority", "random")
@@ -99,3 +99,24 @@ def margins(part: dict[str, Any]) -> tuple[str, ...]:
 def number(value: float | None) -> str:
     """A score to three digits, or a dash."""
     return "-" if value is None else f"{value:.3f}"
+
+
+def rollout_table(entries: dict[str, list[dict[str, Any]]], leads: Sequence[int] = ()) -> str:
+    """Return the scores of `rollout.beside_baselines` as text, of all leads or of some."""
+    scales = list(next(iter(entries.values()))[0]["figure_of_merit"])
+    head = (
+        f"{'year':>6}{'lead':>6} {'':12}{'accuracy':>9}{'mIoU':>7}{'changed':>9}{'quant.':>8}{'alloc.':>8}{'drift':>8}"
+    )
+    lines = [head + "".join(f"{'FoM ' + scale:>9}" for scale in scales)]
+    for place, one in enumerate(next(iter(entries.values()))):
+        if leads and one["lead"] not in leads:
+            continue
+        for name, years in entries.items():
+            row = years[place]
+            merits = "".join(f"{number(row['figure_of_merit'][scale]['figure_of_merit']):>9}" for scale in scales)
+            lines.append(
+                f"{row['year']:6}{row['lead']:6} {name:12}{row['accuracy']:9.4f}{row['miou']:7.3f}"
+                f"{number(row['on_changed']['miou']):>9}{row['quantity']:8.4f}{row['allocation']:8.4f}"
+                f"{row['drift']['total']:8.4f}{merits}"
+            )
+    return "\n".join(lines)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ai4land_coupler.errors import ConfigError
-from ai4land_coupler.training import calibration, metrics, rollout
+from ai4land_coupler.training import calibration, metrics, rollout, scoretable
 
 ONE_ROW = np.ones((1, 8))
 
@@ -123,3 +123,29 @@ def test_calibration_error_by_hand() -> None:
     assert table["forecast"][3] is None
     # of b: 0.18 and 0.16 share a bin with one hit of two; 1.0 is right; the same of a
     assert result["error_by_class"] == {"a": pytest.approx(0.5 * 0.33), "b": pytest.approx(0.5 * (0.5 - 0.17))}
+
+
+def test_a_rollout_beside_what_it_must_beat() -> None:
+    rng = np.random.default_rng(2)
+    base = rng.integers(0, 4, (30, 40)).astype(np.uint8)
+    seen = np.stack([np.where((base > 0) & (rng.random(base.shape) < share), 3, base) for share in (0.1, 0.3)])
+    entries, maps = rollout.beside_baselines(
+        seen.astype(np.uint8), seen.astype(np.uint8), base, np.ones(base.shape), ("a", "b", "c"), 10, [2001, 2005]
+    )
+    assert [entry["year"] for entry in entries["model"]] == [2001, 2005]
+    assert [entry["lead"] for entry in entries["random"]] == [1, 2]
+    for first, second in entries.values():
+        assert first["observed_change"] < second["observed_change"]
+    last = {name: rows[1] for name, rows in entries.items()}
+    assert last["model"]["figure_of_merit"]["1"]["figure_of_merit"] == 1
+    assert last["persistence"]["figure_of_merit"]["1"]["figure_of_merit"] == 0
+    assert 0 < last["random"]["figure_of_merit"]["1"]["figure_of_merit"] < 1
+    assert last["neighbours"]["figure_of_merit"]["1"]["figure_of_merit"] == pytest.approx(
+        rollout.figure_of_merit(base, seen[1], maps["neighbours"], np.ones(base.shape))["figure_of_merit"]
+    )
+    for name in ("neighbours", "random"):
+        assert np.bincount(maps[name].ravel()).tolist() == np.bincount(seen[1].ravel()).tolist()
+        assert last[name]["drift"]["total"] == pytest.approx(0, abs=1e-15)
+    text = scoretable.rollout_table(entries, [2])
+    assert "2005     2 neighbours" in text
+    assert "2001" not in text
