@@ -47,14 +47,17 @@ class CellError(ConstraintError):
         self.cell, self.klass = cell, klass
 
 
-def close(logits: ArrayLike, area: ArrayLike, totals: ArrayLike) -> tuple[Floats, Floats]:
+def close(
+    logits: ArrayLike, area: ArrayLike, totals: ArrayLike, allowed: NDArray[np.bool_] | None = None
+) -> tuple[Floats, Floats]:
     """Fractions closest to softmax(logits) that meet the totals of every coarse cell.
 
     logits (C, K, n) float32 or float64; area (C, n) float64, m2, 0 where a pixel is not land; totals (C, K) float64,
     fractions of the cell's land that sum to 1. Returns the fractions (C, K, n) float64, 0 off land, and the residual
     sum_i a_i p_ik / sum_i a_i - F_k (C, K) float64, 0 for cells without land. A class with total 0 is exactly 0, a
-    single class left exactly 1. Raises CellError for the first cell that has a logit or total that is not usable, or
-    that did not converge.
+    single class left exactly 1. Where allowed (C, K, n) is False a pixel's class is exactly 0 too; every pixel must be
+    left a class, and the totals a solution. Raises CellError for the first cell that has a logit or total that is not
+    usable, or that did not converge.
     """
     z, a, f = np.asarray(logits), np.asarray(area, np.float64), np.asarray(totals, np.float64)
     _refuse_unusable(z, a, f)
@@ -65,7 +68,7 @@ def close(logits: ArrayLike, area: ArrayLike, totals: ArrayLike) -> tuple[Floats
     for cells, classes in alike(np.where(has_land, f, 0.0)):
         at = cells[:, None], classes
         wanted = (f[at] / f[at].sum(1, keepdims=True)).T
-        e = _exponentials(z[at], land[cells])
+        e = _exponentials(z[at], land[cells], may=None if allowed is None else allowed[at])
         p, left = newton(e, weight[cells], wanted)
         fractions[at] = (p * land[cells]).swapaxes(0, 1)
         residual[at] = (left + (wanted - f[at].T)).T
@@ -106,12 +109,23 @@ def alike(amounts: NDArray, batch: int = BATCH) -> Iterator[tuple[NDArray[np.int
             yield part, largest_first[part, :k]
 
 
-def _exponentials(z: NDArray, land: NDArray[np.bool_], deepest: float = DEEPEST_LOGIT) -> Floats:
-    """exp(z - max z) of logits (c, k, n) as (k, c, n), with `deepest` as floor and any number off land."""
+def _exponentials(
+    z: NDArray, land: NDArray[np.bool_], deepest: float = DEEPEST_LOGIT, may: NDArray[np.bool_] | None = None
+) -> Floats:
+    """exp(z - max z) of logits (c, k, n) as (k, c, n), with `deepest` as floor and any number off land.
+
+    The largest is that of the classes that a pixel may have, where `may` (c, k, n) says; the others are 0.
+    """
     e = np.where(land, z.swapaxes(0, 1), 0.0).astype(np.float64, copy=False)
+    others = None if may is None else ~may.swapaxes(0, 1) & land
+    if others is not None:
+        e[others] = -np.inf
     e -= over_classes(np.maximum, e)
     np.maximum(e, deepest, out=e)
-    return np.exp(e, out=e)
+    np.exp(e, out=e)
+    if others is not None:
+        e[others] = 0.0
+    return e
 
 
 def newton(e: Floats, weight: Floats, f: Floats) -> tuple[Floats, Floats]:
@@ -192,12 +206,12 @@ def quota(fractions: Floats, land: NDArray[np.bool_], cell_id: NDArray[np.int64]
     it is likelier in, until no exchange of two pixels raises the expected number of right pixels. Equals go in the
     order of a hash of the cell id. Raises CellError where the totals of a cell with land do not sum to 1.
     """
-    counts = _counts(totals, land.sum(1))
+    wanted = _counts(totals, land.sum(1))
     draw = _splitmix64(cell_id)
     result = np.zeros(land.shape, np.uint8)
-    for cells, classes in alike(counts):
+    for cells, classes in alike(wanted):
         p = np.ascontiguousarray(fractions[cells[:, None], classes].swapaxes(0, 1))
-        place = _share_out(p, counts[cells[:, None], classes].T, land[cells], draw[cells])
+        place = _share_out(p, wanted[cells[:, None], classes].T, land[cells], draw[cells])
         names = np.pad(classes + 1, ((0, 0), (0, 1))).astype(np.uint8)
         result[cells] = np.take_along_axis(names, place, axis=1)
     return result
@@ -225,7 +239,14 @@ def _share_out(
     k = len(p)
     place = np.where(land, 0, k).astype(np.int8)
     for j in range(1, k):
-        place[_smallest(np.where(place == 0, 0.0, np.inf), draw, counts[j])] = j
+        place[smallest(np.where(place == 0, 0.0, np.inf), draw, counts[j])] = j
+    exchange(place, p, counts, draw)
+    return place
+
+
+def exchange(place: NDArray[np.int8], p: Floats, counts: NDArray[np.int64], draw: NDArray[np.uint64]) -> None:
+    """Swap the places of pixels, pair of classes after pair, while that raises the sum of their p; counts stay."""
+    k = len(p)
     for _ in range(MAX_SWEEPS):
         settled = True
         for i, j in itertools.combinations(range(k), 2):
@@ -236,16 +257,15 @@ def _share_out(
                 settled = False
                 now = place[gain]
                 both = (now == i) | (now == j)
-                to_i = _smallest(np.where(both, prefers_j[gain], np.inf), draw[gain], counts[i, gain])
+                to_i = smallest(np.where(both, prefers_j[gain], np.inf), draw[gain], counts[i, gain])
                 now[both] = j
                 now[to_i] = i
                 place[gain] = now
         if settled:
             break
-    return place
 
 
-def _smallest(key: Floats, draw: NDArray[np.uint64], count: NDArray[np.int64]) -> NDArray[np.bool_]:
+def smallest(key: Floats, draw: NDArray[np.uint64], count: NDArray[np.int64]) -> NDArray[np.bool_]:
     """The `count` (c,) >= 1 smallest of each row of key (c, n), finite that far; among equal keys the smallest draw."""
     cut = np.take_along_axis(np.sort(key, axis=1), count[:, None] - 1, axis=1)
     chosen = key <= cut
