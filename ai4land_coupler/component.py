@@ -49,8 +49,9 @@ class Component:
         self._precision = choose_precision(config.precision)
         self._runner = TileRunner(emulator, config.constraint.mode, self._precision, config.workers.threads)
         self._publisher = Publisher(
-            config.output, emulator, self._provenance(), comm.rank == 0, config.time == "backward"
-        )
+            config.output, emulator, self._provenance(), comm.rank == 0, config.time == "backward",
+            config.constraint.mode == "change",
+        )  # fmt: skip
         self._put: dict[str, NDArray[np.float64]] = {}
         self._recorder: Recorder | None = None
 
@@ -123,7 +124,8 @@ class Component:
         """
         comm = self._alive()
         comm.together(self._refuse_second_grid)
-        domain = Domain.build(comm, self.emulator, self.config.regrid, grid)
+        borrow = self.config.constraint.mode != "change"
+        domain = Domain.build(comm, self.emulator, self.config.regrid, grid, borrow)
         self._legend = comm.together(lambda: self._legend.on(domain.hosts.own, self.emulator))
         config = self.config
         self._years = Years(
@@ -237,9 +239,10 @@ class Component:
             fields = comm.together(lambda: self._gridded().served)
             years, hosts = self._gridded(), self._gridded().domain.hosts
             ahead = None if years.in_the_making is None else hosts.gather(comm, years.in_the_making)
+            first = None if years.first is None else hosts.gather(comm, years.first)
             restart = Restart(
                 fields.year, hosts.gather(comm, fields.state), fields.digest,
-                fields.year if years.last is None else years.last, ahead, self._identity(), self._provenance(),
+                fields.year if years.last is None else years.last, ahead, self._identity(), self._provenance(), first,
             )  # fmt: skip
             comm.together(lambda: restart.write(Path(path)) if comm.rank == 0 else None)
 

@@ -106,7 +106,6 @@ class Config(Section):
     @model_validator(mode="after")
     def _refuse_what_is_not_built(self) -> "Config":
         unbuilt = {
-            "constraint.mode: change": self.constraint.mode == "change",
             "workers.per_device above 1": self.workers.per_device > 1,
             f"device: {self.device}": self.device != "cpu",
         }

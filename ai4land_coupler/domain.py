@@ -76,8 +76,13 @@ class Domain:
     shares: HostShares | None
 
     @classmethod
-    def build(cls, comm: Communicator, emulator: Emulator, config: RegridConfig, host: HostGrid) -> "Domain":
-        """From this rank's host cells; raises GridError or RegridError on every rank alike. Collective."""
+    def build(
+        cls, comm: Communicator, emulator: Emulator, config: RegridConfig, host: HostGrid, borrow: bool = True
+    ) -> "Domain":
+        """From this rank's host cells; raises GridError or RegridError on every rank alike. Collective.
+
+        borrow: see `Placement.build`.
+        """
         cells = int(comm.sum(np.array([host.size]))[0])
         largest = comm.max(float(np.abs([host.vertex_lon, host.vertex_lat]).max(initial=0.0)))
         refuse_radians(cells, largest)
@@ -92,7 +97,7 @@ class Domain:
             whole = engine.area(_as_hosts(emulator.coarse, layout.plot.cells))
             check_coverage(comm, emulator.coarse, layout.plot.cells, overlap.row_sum(), whole)
         base, fine_land = base_state(emulator, layout.plot.known)
-        placement = Placement.build(comm, hosts, emulator.coarse, layout.plot, overlap, base, fine_land)
+        placement = Placement.build(comm, hosts, emulator.coarse, layout.plot, overlap, base, fine_land, borrow)
         comm.together(lambda: _refuse_lost(engine, host, placement.host_area))
 
         delivered = layout.split(placement.delivered)
@@ -124,10 +129,12 @@ class Domain:
         """Fine grid indices of this rank's delivered cells, tile after tile, (n_fine,)."""
         return np.concatenate([np.empty(0, np.int64), *(part.cells for part in self.own)])
 
-    def work(self, totals: Float) -> Iterator[TileWork]:
+    def work(self, totals: Float, change: bool = False) -> Iterator[TileWork]:
         """What each of this rank's tiles is refined from, given the totals (K, w) of the known coarse cells."""
+        place = self.placement
         for cells, inner, window in zip(self.own, self.inner, self.window, strict=True):
-            yield TileWork.of(cells, totals, window, self.placement.filled[inner] == BASE)
+            before = np.ascontiguousarray(place.base[:, inner].T) if change else None
+            yield TileWork.of(cells, totals, window, place.filled[inner] == BASE, before)
 
     def of_coarse(self, parts: Sequence[Float], n_classes: int) -> Float:
         """Values (K, m) on the coarse cells of this rank's tiles, NaN where nothing is delivered.

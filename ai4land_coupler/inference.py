@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ai4land_coupler.change import close_change, quota_change
 from ai4land_coupler.constraint import close, means, quota
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import ConstraintError, DeviceError
@@ -100,6 +101,8 @@ class TileRunner:
         Not for those that hold one class, nor for those that show the base map.
         """
         settled = work.from_base | ((work.wanted.max(axis=1) == 1.0) & (self._mode == "level"))
+        if work.before is not None:
+            settled |= (work.wanted == work.before).all(axis=1)
         run = np.flatnonzero(~settled)
         if not run.size:
             return run, np.empty((0, self._legend.size, work.cells.ratio**2), np.float32)
@@ -120,6 +123,8 @@ class TileRunner:
         self, work: TileWork, run: NDArray[np.int64], logits: NDArray[np.float32], watch: Stopwatch
     ) -> TileFields:
         """Coarse cells of one class are filled with it, those without a state show the base map; the rest was run."""
+        if work.before is not None:
+            return self._changed(work, work.before, run, logits, watch)
         cells, wanted, area = work.cells, work.wanted, self._area(work)
         base = cells.block(self._emulator.base_map().reshape(-1)[cells.cells])
         observed = (base[:, None, :] == self._legend[:, None]).astype(np.float64)
@@ -131,6 +136,27 @@ class TileRunner:
                 counted[run] = wanted[run] + (residual[run] if self._mode == "none" else 0.0)
         with watch.stage("constraint"):
             classes = quota(fractions, area > 0, cells.block(cells.cells + 1), counted)
+        return TileFields(cells.unblock(fractions), cells.unblock(classes), np.ascontiguousarray(residual.T))
+
+    def _changed(
+        self,
+        work: TileWork,
+        before: NDArray[np.float64],
+        run: NDArray[np.int64],
+        logits: NDArray[np.float32],
+        watch: Stopwatch,
+    ) -> TileFields:
+        """The base map, changed in the coarse cells that were run."""
+        cells, wanted, area = work.cells, work.wanted, self._area(work)
+        classes = cells.block(self._emulator.base_map().reshape(-1)[cells.cells])
+        fractions = (classes[:, None, :] == self._legend[:, None]).astype(np.float64)
+        residual = np.zeros_like(wanted)
+        if run.size:
+            with watch.stage("constraint"), self._naming(cells.coarse[run]):
+                some = classes[run], wanted[run], before[run]
+                fractions[run], residual[run] = close_change(logits, area[run], *some)
+                ids, land = cells.block(cells.cells + 1)[run], area[run] > 0
+                classes[run] = quota_change(fractions[run], classes[run], land, ids, wanted[run], before[run])
         return TileFields(cells.unblock(fractions), cells.unblock(classes), np.ascontiguousarray(residual.T))
 
     def _logits(self, work: TileWork, blocks: NDArray[np.int64], watch: Stopwatch) -> NDArray[np.float32]:
@@ -172,8 +198,14 @@ class TileRunner:
         if self._mode == "none":
             free = torch.softmax(torch.from_numpy(logits).double(), dim=1).numpy() * (area > 0)[:, None, :]
             return free, (free * area[:, None, :]).sum(2) / area.sum(1)[:, None] - wanted
-        try:
+        with self._naming(coarse):
             return close(logits, area, wanted)
+
+    @contextmanager
+    def _naming(self, coarse: NDArray[np.int64]) -> Iterator[None]:
+        """Say of which of the coarse cells (m,) an error of the constraint speaks."""
+        try:
+            yield
         except ConstraintError as error:
             cell = int(coarse[getattr(error, "cell", 0)])
             grid = self._emulator.coarse

@@ -51,7 +51,7 @@ class Writer(ABC):
     """Writes the years of a run into a folder, whatever the format.
 
     provenance becomes global attributes; compression is zlib's level, 0 for none; fractions says which years hold the
-    fraction of every class on the fine grid beside the class map.
+    fraction of every class on the fine grid beside the class map; change: the coarse fields hold "cut" too.
     """
 
     folder: Path
@@ -59,6 +59,7 @@ class Writer(ABC):
     provenance: Mapping[str, str]
     compression: int = 1
     fractions: Literal["none", "all"] | tuple[int, ...] = "none"
+    change: bool = False
 
     kind: ClassVar[str] = "yearly files"
     """What it leaves, for the log."""
@@ -103,8 +104,9 @@ class Writer(ABC):
         tiles: those with delivered cells, in ascending index, all of one size; owner: the rank that holds each;
         local(tile), called on that rank only: "class" and "filled" (size, size) uint8, 0 off delivered land, and where
         `has_fractions(year)` one (size, size) float64 for each class of the legend, NaN off delivered land.
-        coarse: "target", "residual" and "unplaced" (K, nlat, nlon) float64 on the coarse grid, NaN where there is none,
-        needed on rank 0 only. held: why the fields are those of an earlier year, which the output then says.
+        coarse: "target", "residual", "unplaced" and, with `change`, "cut" (K, nlat, nlon) float64 on the coarse grid,
+        NaN where there is none, needed on rank 0 only. held: why the fields are those of an earlier year, which the
+        output then says.
         Rank 0 holds one tile at a time; what fails there or elsewhere is raised after every tile was passed on.
         """
         names = MAPS + (self.emulator.legend if self.has_fractions(year) else ())
@@ -239,11 +241,11 @@ def class_attributes(name: str) -> dict[str, str]:
     }
 
 
-def coarse_attributes(legend: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Of what lies on the coarse grid."""
+def coarse_attributes(legend: Sequence[str], change: bool) -> dict[str, dict[str, str]]:
+    """Of what lies on the coarse grid, in `change` mode or another."""
     names = " ".join(legend)
     shared = {"units": "1", "class_names": names}
-    return {
+    of_all = {
         "target": {
             "standard_name": "area_fraction",
             "long_name": "total of each class that the fine fractions meet, as a fraction of the coarse cell's land",
@@ -257,3 +259,9 @@ def coarse_attributes(legend: Sequence[str]) -> dict[str, dict[str, str]]:
             "class_names": names,
         },
     }
+    cut = {
+        "long_name": "area of the change of each class that was asked for and not made, the base map having too little",
+        "units": "m2",
+        "class_names": names,
+    }
+    return of_all | ({"cut": cut} if change else {})

@@ -69,7 +69,7 @@ class _YearFile:
                 _create(
                     self._nc, name, "f8", ("time", "lat", "lon"), class_attributes(name), fill_value=np.nan, **on_fine
                 )
-            for name, attributes in coarse_attributes(names).items():
+            for name, attributes in coarse_attributes(names, writer.change).items():
                 dims = ("class", "coarse_lat", "coarse_lon")
                 _create(self._nc, name, "f8", dims, attributes, fill_value=np.nan, **packed)
             self._blank_maps(emulator, size, {tile.index for tile in tiles})
@@ -92,8 +92,8 @@ class _YearFile:
     def finish(self, coarse: Mapping[str, NDArray[np.float64]]) -> None:
         """Write what lies on the coarse grid, bring everything to disk and give the file its name."""
         assert self._nc is not None
-        for name in coarse_attributes(()):
-            self._nc.variables[name][...] = coarse[name]
+        for name, values in coarse.items():
+            self._nc.variables[name][...] = values
         self._nc.close()
         self._nc = None
         with self._aside.open("rb") as written:

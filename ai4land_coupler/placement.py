@@ -61,19 +61,24 @@ class Placement:
         overlap: Overlap,
         base: Float,
         fine_land: Float,
+        borrow: bool = True,
     ) -> "Placement":
-        """From the overlaps (m, h) of this rank's coarse cells, and base map and land of the known ones. Collective."""
+        """From the overlaps (m, h) of this rank's coarse cells, and base map and land of the known ones. Collective.
+
+        borrow: land without a state takes the nearest one, else the base map.
+        """
         area = coarse.area_rows[plot.cells // coarse.nlon]
         own_land = fine_land[: plot.cells.size]
         land, host_area = _on_land(comm, hosts, overlap, plot.tile, own_land / area)
         state = land.row_sum() >= COVERED * area
         delivered = (overlap.row_sum() > COVERED * area) & (own_land > 0)
         source = np.where(state, plot.cells, -1)
-        needy = np.flatnonzero(delivered & ~state)
-        needy = needy[np.argsort(plot.cells[needy])]
-        everywhere = np.zeros(coarse.size, dtype=bool)
-        everywhere[plot.cells[state]] = True
-        source[needy] = nearest(coarse, np.flatnonzero(comm.any(everywhere)), plot.cells[needy])
+        if borrow:
+            needy = np.flatnonzero(delivered & ~state)
+            needy = needy[np.argsort(plot.cells[needy])]
+            everywhere = np.zeros(coarse.size, dtype=bool)
+            everywhere[plot.cells[state]] = True
+            source[needy] = nearest(coarse, np.flatnonzero(comm.any(everywhere)), plot.cells[needy])
         origin, fetch = _origins(comm, plot, source, coarse.size)
         filled = np.where(source < 0, BASE, np.where(state, OWN, NEAREST)).astype(np.uint8)
         return cls(plot.cells, land, host_area, delivered, filled, fine_land, base, origin, fetch)
@@ -88,11 +93,15 @@ class Placement:
 
         regridded (K, m): areas of each class on `cells`, m2. A cell uses its own state, the nearest or the base map.
         """
-        own = regridded / np.maximum(regridded.sum(axis=0), np.finfo(float).tiny)
+        known = self.brought(comm, regridded / np.maximum(regridded.sum(axis=0), np.finfo(float).tiny))
+        return np.where(self.fine_land > 0, np.where(self.origin >= 0, known, self.base), 0.0)
+
+    def brought(self, comm: Communicator, own: Float) -> Float:
+        """Values (K, m) on `cells` to the known cells (K, w) that use them, 0 on those of the base map. Collective."""
         states = np.concatenate([own, self.fetch(comm, own.T).T], axis=1)
-        out, has = self.base.copy(), self.origin >= 0
+        out, has = np.zeros_like(self.base), self.origin >= 0
         out[:, has] = states[:, self.origin[has]]
-        return np.where(self.fine_land > 0, out, 0.0)
+        return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +144,8 @@ def check_coverage(comm: Communicator, coarse: RegularGrid, cells: Index, covere
 class Budget:
     """Areas of a year in m2, each (K,): host = delivered - filled + unplaced + coast_gap.
 
-    unplaced_cells: coarse cells where the host has land and the emulator none.
+    cut: of the change asked for, what the base map could not make (`change` mode); unplaced_cells: coarse cells where
+    the host has land and the emulator none.
     """
 
     host: Float
@@ -143,6 +153,7 @@ class Budget:
     filled: Float
     unplaced: Float
     coast_gap: Float
+    cut: Float
     unplaced_cells: int
 
     @classmethod
@@ -155,16 +166,18 @@ class Budget:
         totals: Float,
         delivered: Float,
         filled: Float,
+        cut: Float | None = None,
     ) -> "Budget":
-        """From areas in m2 of this rank: host (K, n) by host cell, regridded (K, m) by coarse cell, delivered and
-        filled (K, tiles), and the totals (K, w). Collective."""  # fmt: skip
+        """From areas in m2 of this rank: host (K, n) by host cell, regridded and cut (K, m) by coarse cell, delivered
+        and filled (K, tiles), and the totals (K, w). Collective."""  # fmt: skip
         placed = np.where(place.delivered & (place.filled == OWN), place.own_land, 0.0)
         on_land = place.own_land > 0
         unplaced = regridded[:, ~on_land]
         gap = (regridded - totals[:, : placed.size] * placed)[:, on_land]
         cells = int(comm.sum(np.array([unplaced.any(axis=0).sum()]))[0])
-        of_host, of_fine, of_filled, lost, gained = sum_areas(comm, host, delivered, filled, unplaced, gap)
-        return cls(of_host, of_fine, of_filled, lost, gained, cells)
+        cut = np.zeros_like(regridded) if cut is None else cut
+        of_host, of_fine, of_filled, lost, gained, missed = sum_areas(comm, host, delivered, filled, unplaced, gap, cut)
+        return cls(of_host, of_fine, of_filled, lost, gained, missed, cells)
 
     @property
     def closure(self) -> float:

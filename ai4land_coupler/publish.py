@@ -32,6 +32,7 @@ class Publisher:
         provenance: Mapping[str, str],
         speaks: bool,
         backward: bool = False,
+        change: bool = False,
     ) -> None:
         self._emulator = emulator
         self._provenance = provenance
@@ -42,7 +43,7 @@ class Publisher:
         self._files: list[str] = []
         self._writer: Writer | None = None
         if config:
-            self._writer = _writer(config, emulator, provenance, backward)
+            self._writer = replace(_writer(config, emulator, provenance, backward), change=change)
             if speaks:
                 self._writer.check_writable()
 
@@ -116,11 +117,14 @@ class Publisher:
         inner = np.concatenate([np.empty(0, np.int64), *domain.inner])
         residual = np.concatenate([np.empty((shape[0], 0)), *(tile.residual for tile in fields.tiles)], axis=1)
         lost = np.flatnonzero((domain.placement.own_land == 0) & (fields.regridded > 0).any(axis=0))
-        return {
+        out = {
             "target": _on_coarse(comm, shape, cells, fields.totals[:, inner]),
             "residual": _on_coarse(comm, shape, cells, residual),
             "unplaced": _on_coarse(comm, shape, domain.placement.cells[lost], fields.regridded[:, lost]),
         }
+        if fields.cut is not None:
+            out["cut"] = _on_coarse(comm, shape, cells, fields.cut[:, inner])
+        return out
 
 
 def _writer(config: OutputConfig, emulator: Emulator, provenance: Mapping[str, str], backward: bool) -> Writer:

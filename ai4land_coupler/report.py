@@ -33,7 +33,7 @@ class YearReport:
         """The year as JSON: areas in km2 per class, seconds per stage with `total` and `other`."""
         areas = {
             f"{name}_area_km2": self._km2(getattr(self.budget, name))
-            for name in ("host", "filled", "unplaced", "coast_gap")
+            for name in ("host", "filled", "unplaced", "coast_gap", "cut")
         }
         return {
             "year": self.year,

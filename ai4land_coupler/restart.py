@@ -27,7 +27,8 @@ class Restart:
 
     year: the one whose fields are served, with its state (K, n_host) in order of cell id and the SHA-256 of its fields
     (digest); last: the last year stepped to, later than `year` where fields lag or are held; ahead (K, n_host): the
-    state of `last` where its fields are in the making (`lag: 1`); identity: hashes of what it belongs to.
+    state of `last` where its fields are in the making (`lag: 1`); identity: hashes of what it belongs to; first
+    (K, n_host): the state of the first year of the run, from which `change` mode counts.
     """
 
     year: int
@@ -37,6 +38,7 @@ class Restart:
     ahead: NDArray[np.float64] | None
     identity: Mapping[str, str]
     provenance: Mapping[str, str]
+    first: NDArray[np.float64] | None = None
 
     def write(self, path: Path) -> None:
         """Write aside, read back, and rename; an older file of that name becomes `path`.1. Raises OutputError.
@@ -68,16 +70,26 @@ class Restart:
         }
         if self.ahead is not None:
             variables["ahead"] = (dims, self.ahead, {**about, "long_name": "state of `last`, whose fields are to come"})
+        if self.first is not None:
+            variables["first"] = (dims, self.first, {**about, "long_name": "state of the first year of the run"})
         return variables
 
     def _attributes(self) -> dict[str, str]:
         return {
             "format": FORMAT,
             "digest": self.digest,
-            "checksum": _checksum(self.year, self.last, self.digest, self.state, self.ahead),
+            "checksum": self._checksum(),
             **{f"identity_{key}": self.identity[key] for key in IDENTITY},
             **self.provenance,
         }
+
+    def _checksum(self) -> str:
+        there = f"{self.ahead is not None}" + ("" if self.first is None else " first")
+        whole = hashlib.sha256(f"{self.year} {self.last} {self.digest} {self.state.shape} {there}".encode())
+        for part in (self.state, self.ahead, self.first):
+            if part is not None:
+                whole.update(np.ascontiguousarray(part).tobytes())
+        return whole.hexdigest()
 
     @classmethod
     def read(cls, path: Path, identity: Mapping[str, str], allow_other_weights: bool) -> "Restart":
@@ -90,7 +102,7 @@ class Restart:
             raise RestartError(f"{path} is not a restart of this plugin: expected format {FORMAT!r}, "
                                f"got {attributes.get('format')!r}")  # fmt: skip
         found = _content(path, variables, str(attributes.get("digest")))
-        if _checksum(found.year, found.last, found.digest, found.state, found.ahead) != str(attributes.get("checksum")):
+        if found._checksum() != str(attributes.get("checksum")):
             raise RestartError(f"restart {path} is damaged: its content does not have the checksum it was written with")
         theirs = {key: str(attributes.get(f"identity_{key}")) for key in IDENTITY}
         for key in IDENTITY:
@@ -98,25 +110,22 @@ class Restart:
                 hint = "; set restart.allow_other_weights to accept" if key == "weights" else ""
                 raise RestartError(f"restart {path} belongs to another {key}: it has {theirs[key]}, this run has "
                                    f"{identity[key]}{hint}")  # fmt: skip
+        if (found.first is None) == (identity["constraint"] == "change"):
+            raise RestartError(f"restart {path} is damaged: the state of the first year belongs to `change` mode alone")
         return found
 
 
 def _content(path: Path, variables: Mapping[str, NDArray], digest: str) -> Restart:
     try:
         year, last = int(variables["year"]), int(variables["last"])
-        state, *ahead = (
-            np.ascontiguousarray(variables[name], dtype=np.float64) for name in ("state", "ahead") if name in variables
+        state, ahead, first = (
+            np.ascontiguousarray(variables[name], dtype=np.float64) if name in variables else None
+            for name in ("state", "ahead", "first")
         )
     except (TypeError, ValueError) as error:
         raise RestartError(f"restart {path} is damaged: {error}") from error
-    return Restart(year, state, digest, last, ahead[0] if ahead else None, {}, {})
-
-
-def _checksum(year: int, last: int, digest: str, state: NDArray, ahead: NDArray | None) -> str:
-    whole = hashlib.sha256(f"{year} {last} {digest} {state.shape} {ahead is not None}".encode())
-    for part in (state,) if ahead is None else (state, ahead):
-        whole.update(np.ascontiguousarray(part).tobytes())
-    return whole.hexdigest()
+    assert state is not None
+    return Restart(year, state, digest, last, ahead, {}, {}, first)
 
 
 def _refuse_no_file(path: Path) -> None:

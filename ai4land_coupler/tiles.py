@@ -127,19 +127,26 @@ class TileWork:
     """What one tile is refined from in a year.
 
     totals (K, ny, nx) float64: coarse totals of the tile's coarse cells and as many around them on every side as its
-    halo touches, 0 without land and past the poles; from_base (m,): coarse cells of `cells` that show the base map.
+    halo touches, 0 without land and past the poles; from_base (m,): coarse cells of `cells` that show the base map;
+    before (m, K): the base map's totals there, in `change` mode.
     """
 
     cells: TileCells
     totals: NDArray[np.float64]
     from_base: NDArray[np.bool_]
+    before: NDArray[np.float64] | None = None
 
     @classmethod
     def of(
-        cls, cells: TileCells, totals: NDArray[np.float64], window: NDArray[np.int64], from_base: NDArray[np.bool_]
+        cls,
+        cells: TileCells,
+        totals: NDArray[np.float64],
+        window: NDArray[np.int64],
+        from_base: NDArray[np.bool_],
+        before: NDArray[np.float64] | None = None,
     ) -> "TileWork":
         """From totals (K, w) and where among them the cells of the tile's surroundings stand, (ny, nx), -1 for none."""
-        return cls(cells, np.where(window >= 0, totals[:, window], 0.0), from_base)
+        return cls(cells, np.where(window >= 0, totals[:, window], 0.0), from_base, before)
 
     @property
     def rim(self) -> int:

@@ -25,7 +25,8 @@ class YearFields:
     """The fields of a year, on this rank.
 
     state (K, n) and columns (K, n) of this rank's host cells; totals (K, w) of the coarse cells it knows and regridded
-    (K, m), areas in m2 of the host's classes on those of its tiles; tiles: one entry for each tile of this rank, in
+    (K, m), areas in m2 of the host's classes on those of its tiles; cut (K, m), m2: of the change asked for there, what
+    was not made (None but in `change` mode); tiles: one entry for each tile of this rank, in
     order; digest: SHA-256 of the fields of all tiles, the same on every rank.
     """
 
@@ -33,6 +34,7 @@ class YearFields:
     state: NDArray[np.float64]
     totals: NDArray[np.float64]
     regridded: NDArray[np.float64]
+    cut: NDArray[np.float64] | None
     tiles: tuple[TileFields, ...]
     columns: NDArray[np.float64]
     digest: str
@@ -79,7 +81,7 @@ def report_of(
     land = domain.placement.host_area * domain.hosts.own.land_fraction
     delivered, filled = fine_areas(domain, emulator, fields.tiles)
     budget = Budget.of(
-        comm, domain.placement, fields.state * land, fields.regridded, fields.totals, delivered, filled
+        comm, domain.placement, fields.state * land, fields.regridded, fields.totals, delivered, filled, fields.cut
     )  # fmt: skip
     residual = comm.max(max((float(np.abs(tile.residual).max()) for tile in fields.tiles), default=0.0))
     circle = roundtrip(comm, land, fields.state, fields.columns)

@@ -13,6 +13,7 @@ from ai4land_coupler.comm import Communicator
 from ai4land_coupler.domain import Domain
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import UsageError
+from ai4land_coupler.hostchange import HostChange
 from ai4land_coupler.inference import TileDraft, TileFields, TileRunner
 from ai4land_coupler.publish import Publisher
 from ai4land_coupler.report import YearReport
@@ -28,7 +29,8 @@ Float = NDArray[np.float64]
 @dataclass(frozen=True, eq=False)
 class Begun:
     """A year on the coarse grid: state (K, n) of this rank's host cells and reaching (K, h) of those that reach its
-    tiles, regridded (K, m) areas in m2 and totals (K, w) of its coarse cells."""  # fmt: skip
+    tiles, regridded (K, m) areas in m2 and totals (K, w) of its coarse cells; in `change` mode first (K, n), the state
+    of the first year, and cut (K, m) in m2."""  # fmt: skip
 
     year: int
     state: Float
@@ -36,6 +38,8 @@ class Begun:
     regridded: Float
     totals: Float
     watch: Stopwatch
+    first: Float | None = None
+    cut: Float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +65,8 @@ class Years:
     `_begin`, `_refined`, `_closed` and `_finish` are the picture of the whole plugin: the host's state is put on the
     coarse grid, refined tile by tile with its totals closed, and brought back to host columns. Where host cells are
     larger than coarse cells their totals follow from what the network says, so closing waits until all tiles have run.
-    fields: the year served; last: the last year stepped to; held: why the last step served an earlier year's fields.
+    fields: the year served; last: the last year stepped to; first (K, n): the state of the first year, in `change`
+    mode; held: why the last step served an earlier year's fields.
     """
 
     def __init__(
@@ -77,6 +82,10 @@ class Years:
         self._comm, self._emulator, self._runner, self._publisher, self._lag = comm, emulator, runner, publisher, lag
         self.domain = domain
         self._shares = domain.shares if mode == "level" else None
+        self._change = (
+            HostChange.build(comm, domain.hosts, domain.placement, domain.shares) if mode == "change" else None
+        )
+        self.first: Float | None = None
         self.fields: YearFields | None = None
         self.last: int | None = None
         self.held: str | None = None
@@ -124,7 +133,9 @@ class Years:
         self.drop()
         comm, hosts = self._comm, self.domain.hosts
         year, last, made, more = comm.bcast(read and (read.year, read.last, read.digest, read.ahead is not None))
-        begun = self._begin(year, hosts.scatter(comm, read.state if read else np.empty((0, 0))), Stopwatch())
+        if self._change is not None:
+            self.first = hosts.scatter(comm, _or_nothing(read.first if read else None))
+        begun = self._begin(year, hosts.scatter(comm, _or_nothing(read.state if read else None)), Stopwatch())
         self.fields, self._report = self._finish(*self._closed(begun, self._refined(begun)))
         if self.fields.digest != made and comm.rank == 0:
             log.warning("restart %s: the fields of %d differ in bits from those of the run that wrote it; processor, "
@@ -132,8 +143,8 @@ class Years:
         self._publisher.go_on(year if more else last)
         self.last, self.held = last, None
         if more:
-            ahead = read.ahead if read is not None and read.ahead is not None else np.empty((0, 0))
-            self._launch(self._begin(last, hosts.scatter(comm, ahead), Stopwatch()))
+            ahead = hosts.scatter(comm, _or_nothing(read.ahead if read else None))
+            self._launch(self._begin(last, ahead, Stopwatch()))
             if not self._lag:
                 self.land()
 
@@ -167,8 +178,11 @@ class Years:
         with watch.stage("regrid"):
             regridded = place.land.apply(reaching)
         with watch.stage("exchange"):
-            totals = place.totals(self._comm, regridded)
-        return Begun(year, state, reaching, regridded, totals, watch)
+            if self._change is None:
+                return Begun(year, state, reaching, regridded, place.totals(self._comm, regridded), watch)
+            first = state if self.first is None else self.first
+            totals, cut = self._change(self._comm, state, first)
+        return Begun(year, state, reaching, regridded, totals, watch, first, cut)
 
     def _refined(self, begun: Begun) -> Made:
         domain, first = self.domain, self._comm.rank == 0
@@ -177,7 +191,7 @@ class Years:
 
     def _made(self, begun: Begun, watch: Stopwatch, done: Callable[[], None]) -> Made:
         """Local, and free of MPI: it may run in a thread."""
-        work = self.domain.work(begun.totals)
+        work = self.domain.work(begun.totals, change=self._change is not None)
         if self._shares is None:
             return Made(self._runner.run(work, watch, done), [])
         return Made(None, self._runner.draft(work, watch, done))
@@ -201,7 +215,9 @@ class Years:
         with begun.watch.stage("exchange"):
             columns = host_columns(comm, domain, begun.state, tiles)
             bits = digest(comm, domain, tiles)
-            fields = YearFields(begun.year, begun.state, begun.totals, begun.regridded, tuple(tiles), columns, bits)
+            fields = YearFields(
+                begun.year, begun.state, begun.totals, begun.regridded, begun.cut, tuple(tiles), columns, bits
+            )
             return fields, report_of(comm, domain, self._emulator, fields, begun.watch.seconds)
 
     def _serve(self, begun: Begun, tiles: list[TileFields]) -> None:
@@ -210,7 +226,7 @@ class Years:
         with begun.watch.stage("output"):
             self._publisher.write(self._comm, self.domain, fields, fields.year)
         self._publisher.tell(self._comm, report, begun.watch)
-        self.fields, self._report = fields, report
+        self.fields, self._report, self.first = fields, report, begun.first
 
     def _launch(self, begun: Begun) -> None:
         """Refine the tiles of a year while the host integrates."""
@@ -218,3 +234,8 @@ class Years:
         begun.watch.pause()
         made = Ahead(lambda: self._made(begun, hidden, lambda: None))
         self._ahead = InTheMaking(begun, made, hidden)
+
+
+def _or_nothing(values: Float | None) -> Float:
+    """What rank 0 hands out, and nothing on the others."""
+    return np.empty((0, 0)) if values is None else values

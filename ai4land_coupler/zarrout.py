@@ -103,7 +103,11 @@ class _StoredYear:
         self._at = _years_before(self._store, year, writer.backward)
         if self._at < len(stored_years(self._store)):
             _set_length(self._store, self._at, {})
-        names = (*MAPS, *(writer.emulator.legend if writer.has_fractions(year) else ()), *coarse_attributes(()))
+        names = (
+            *MAPS,
+            *(writer.emulator.legend if writer.has_fractions(year) else ()),
+            *coarse_attributes((), writer.change),
+        )
         for name in names:
             shutil.rmtree(self._store / name / "c" / str(self._at), ignore_errors=True)
         group = _opened(self._store, "r+")
@@ -130,8 +134,8 @@ class _StoredYear:
         """Write what is left, bring the year to disk and show it."""
         self._flush()
         with _quietly():
-            for name in coarse_attributes(()):
-                self._arrays[name][self._at] = coarse[name]
+            for name, values in coarse.items():
+                self._arrays[name][self._at] = values
             for name, value in (("time", days(self._year)), ("year", self._year), ("held", self._held)):
                 self._arrays[name][self._at] = value
         for folder in (*(Path(name) / "c" / str(self._at) for name in self._names), *map(Path, ALONG_TIME)):
@@ -186,7 +190,7 @@ def _create_fields(group: Any, writer: ZarrWriter, size: int) -> None:
         _array(group, writer, name, "u1", ON_FINE, shape, {**notes, **of_year}, chunks=tile, shards=row)
     for name in legend if writer.fractions != "none" else ():
         _array(group, writer, name, "f8", ON_FINE, shape, {**class_attributes(name), **of_year}, chunks=tile)
-    for name, notes in coarse_attributes(legend).items():
+    for name, notes in coarse_attributes(legend, writer.change).items():
         sizes = (len(legend), coarse.nlat, coarse.nlon)
         _array(group, writer, name, "f8", ON_COARSE, (0, *sizes), {**notes, **of_year}, chunks=(1, *sizes))
 

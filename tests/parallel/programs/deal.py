@@ -1,7 +1,7 @@
 """A host whose cells are dealt as told; rank 0 writes all it gets back, in order of cell id.
 
 usage: deal.py EMULATOR OUT.npz DEAL [--years A,B,..] [--restart-to F] [--restart-from F] [--subset]
-       [--grid GRID] [--engine ENGINE] [--cache FOLDER] [--lag 1] [--bad YEAR] [--hold]
+       [--grid GRID] [--engine ENGINE] [--cache FOLDER] [--lag 1] [--bad YEAR] [--hold] [--mode MODE] [--backward]
 """
 
 import argparse
@@ -11,7 +11,7 @@ import numpy as np
 from mpi4py import MPI
 
 from ai4land_coupler.component import Component
-from ai4land_coupler.config import Config, OutputConfig, RegridConfig
+from ai4land_coupler.config import Config, ConstraintConfig, OutputConfig, RegridConfig
 from ai4land_coupler.gridfile import read_grid
 from ai4land_coupler.grids import HostGrid
 
@@ -74,6 +74,8 @@ def main() -> None:
     parser.add_argument("--lag", type=int, default=0)
     parser.add_argument("--bad", type=int, help="a year in which the last rank puts NaN")
     parser.add_argument("--hold", action="store_true")
+    parser.add_argument("--mode", default="level", help="constraint.mode")
+    parser.add_argument("--backward", action="store_true")
     parser.add_argument("--subset", action="store_true", help="leave out world rank 0")
     args = parser.parse_args()
     world = MPI.COMM_WORLD
@@ -90,8 +92,10 @@ def host(args: argparse.Namespace, comm: MPI.Comm) -> None:
     regrid = RegridConfig(engine=args.engine, cache=args.cache)
     output = OutputConfig(folder=args.output, fractions="all") if args.output else None
     config = Config(
-        emulator=args.emulator, regrid=regrid, output=output, lag=args.lag, on_bad_input="hold" if args.hold else "fail"
-    )
+        emulator=args.emulator, regrid=regrid, output=output, lag=args.lag,
+        on_bad_input="hold" if args.hold else "fail", constraint=ConstraintConfig(mode=args.mode),
+        time="backward" if args.backward else "forward",
+    )  # fmt: skip
     with Component.init(config, comm) as land:
         land.set_grid(grid)
         if args.restart_from:
