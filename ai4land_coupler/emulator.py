@@ -52,7 +52,7 @@ class Emulator:
             f"a halo of a multiple of {STRIDE}, above {RECEPTIVE_FIELD}": self.halo % STRIDE == 0
             and self.halo >= RECEPTIVE_FIELD,
             "distinct classes": len(set(self.legend)) == len(self.legend) == self.unet.classes,
-            "known static channels": all(channel.name in CHANNELS for channel in self.statics),
+            "known or stored static channels": all(c.stored or c.name in CHANNELS for c in self.statics),
             f"{self.unet.static_channels} static channels": len(self.statics) == self.unet.static_channels,
             f"{CLIMATE_CLASS} last and only where {CLIMATE_CLASSES} climate classes are embedded": embedded == wanted,
         }

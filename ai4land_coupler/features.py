@@ -23,11 +23,16 @@ from ai4land_coupler.settlements import SETTLEMENTS, Settlements
 
 @dataclass(frozen=True)
 class Channel:
-    """A static input channel and the statistics that normalise it: (x - mean) / std."""
+    """A static input channel and the statistics that normalise it: (x - mean) / std.
+
+    stored: statics.nc has it on the fine grid under this name, as it was in the training store; else it is one of
+    CHANNELS.
+    """
 
     name: str
     mean: float = 0.0
     std: float = 1.0
+    stored: bool = False
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
@@ -137,13 +142,14 @@ class StaticFeatures:
     def __init__(self, emulator: HasStatics) -> None:
         self.fine = emulator.fine
         self.channels = emulator.statics
-        names = [channel.name for channel in self.channels]
+        self._stored = [channel.name for channel in self.channels if channel.stored]
+        names = [channel.name for channel in self.channels if not channel.stored]
         unknown = [name for name in names if name not in CHANNELS]
         if unknown:
             raise EmulatorError(f"static channels {unknown} are unknown; known are {list(CHANNELS)}")
         self._groups = {group for group, members in GROUPS.items() if set(members) & set(names)}
         needed = [name for group, members in NATIVES.items() if group in self._groups for name in members]
-        self._natives = read_natives(emulator.path / "statics.nc", needed)
+        self._natives = read_natives(emulator.path / "statics.nc", [*needed, *self._stored])
         self._land = emulator.base_map()
         self._check()
         self._lines = {name: Lines.of(self._natives[name]) for name in LINES if name in needed}
@@ -155,7 +161,8 @@ class StaticFeatures:
 
     def _check(self) -> None:
         for name, native in self._natives.items():
-            if name not in INTERPOLATED and native.packed.shape != (self.fine.nlat, self.fine.nlon):
+            anywhere = name in INTERPOLATED and name not in self._stored
+            if not anywhere and native.packed.shape != (self.fine.nlat, self.fine.nlon):
                 raise EmulatorError(f"static field {name} is not on the fine grid")
         if "climate_class" in self._groups:
             low, high = self._natives["climate_class"].packed.min(), self._natives["climate_class"].packed.max()
@@ -195,6 +202,7 @@ class StaticFeatures:
             fields |= self._settlements.fields(window)
         if "climate_class" in groups:
             fields[CLIMATE_CLASS] = self._natives["climate_class"].packed[index]
+        fields |= {name: self._natives[name].unpack(self._natives[name].packed[index]) for name in self._stored}
         return np.stack([fields[channel.name] for channel in self.channels]).astype(np.float32)
 
     @staticmethod

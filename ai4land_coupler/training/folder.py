@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +15,15 @@ import numpy as np
 import torch
 import yaml
 from netCDF4 import Dataset
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from ai4land_coupler.emulator import FILES, sha256_of
 from ai4land_coupler.errors import ConfigError
-from ai4land_coupler.features import Channel
+from ai4land_coupler.features import CHANNELS, CLIMATE_CLASS, CLIMATE_CLASSES, Channel
 from ai4land_coupler.grids import RegularGrid
 from ai4land_coupler.training.crops import Years
 from ai4land_coupler.training.package import commit, processor
-from ai4land_coupler.training.samples import CLIMATE
 from ai4land_coupler.training.store import Store
 from ai4land_coupler.training.trainconfig import TrainConfig
 from ai4land_coupler.unet import RECEPTIVE_FIELD, STRIDE, UNet
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from ai4land_coupler.training.train import Trainer
 
 LARGEST_TILE = 400
-STRIP = 400  #: rows of the base map held in memory at once
+STRIP = 128  #: rows held in memory at once
 
 
 def is_global(store: Store) -> bool:
@@ -43,15 +45,22 @@ def check(config: TrainConfig) -> None:
     """Raise ConfigError before a run whose emulator could not be written after it."""
     store = Store.open(config.store)
     Years.of(config, store)
+    if not store.statics:
+        raise ConfigError(f"{store.path} has no static channels: the network needs one at least; prepare it with some")
     if not is_global(store):
         return
     tile_of(config, store)
     if config.halo % STRIDE or config.halo < RECEPTIVE_FIELD:
         raise ConfigError(f"halo {config.halo}: expected a multiple of {STRIDE}, at least {RECEPTIVE_FIELD}")
-    if config.natives is None:
-        raise ConfigError("natives: expected the folder whose statics.nc the static channels were made from")
-    if not (config.natives / "statics.nc").is_file():
-        raise ConfigError(f"natives: there is no statics.nc in {config.natives}")
+    if store.climate_classes not in (0, CLIMATE_CLASSES):
+        raise ConfigError(f"{store.path} has {store.climate_classes} climate classes, an emulator {CLIMATE_CLASSES}")
+    if config.natives is not None:
+        unknown = [name for name in store.statics if name not in CHANNELS]
+        if unknown or not (config.natives / "statics.nc").is_file():
+            raise ConfigError(
+                f"natives {config.natives}: expected statics.nc there, and channels made from it, not {unknown}; "
+                "without natives the static channels of the store are put into the emulator as they are"
+            )
 
 
 def tile_of(config: TrainConfig, store: Store) -> int:
@@ -76,13 +85,14 @@ def write_emulator(trainer: Trainer, scores: dict[str, float]) -> Path:
     net = trainer.averaged()
     write_weights(net, folder / "weights.safetensors")
     _write_json(folder / "training_record.json", record(trainer, scores))
-    climate = (Channel(CLIMATE),) if store.climate_classes else ()
+    climate = (Channel(CLIMATE_CLASS),) if store.climate_classes else ()
+    channels = [replace(channel, stored=config.natives is None) for channel in store.channels]
     description: dict[str, Any] = {
         "name": config.name,
         "version": config.version,
         "legend": list(store.legend),
         "unet": asdict(net.config) | {"widths": list(net.config.widths)},
-        "statics": [asdict(channel) for channel in (*store.channels, *climate)],
+        "statics": [asdict(channel) for channel in (*channels, *climate)],
         "training": {"steps_done": trainer.step, "seed": config.seed, "validation": scores},
     }
     if not is_global(store):
@@ -90,8 +100,9 @@ def write_emulator(trainer: Trainer, scores: dict[str, float]) -> Path:
         (folder / "network.yaml").write_text(yaml.safe_dump(description, sort_keys=False, width=110))
         return folder
     if config.natives is None:
-        raise ConfigError("natives: expected the folder whose statics.nc the static channels were made from")
-    shutil.copyfile(config.natives / "statics.nc", folder / "statics.nc")
+        write_statics(folder / "statics.nc", store)
+    else:
+        shutil.copyfile(config.natives / "statics.nc", folder / "statics.nc")
     base = trainer.samples.years.base
     write_base_map(folder / "base_map.nc", store, base)
     nlat, nlon = store.shape
@@ -115,28 +126,69 @@ def write_weights(net: UNet, path: Path) -> None:
 
 def write_base_map(path: Path, store: Store, t: int) -> None:
     """Write the class map of a year of a global store, 0 none and 1.. in the order of the legend, as CF netCDF."""
-    grid = RegularGrid(*store.shape)
-    with Dataset(path, "w") as data:
-        data.Conventions = "CF-1.11"
-        data.title = f"Land use and cover classes of {store.years[t]}"
-        axes = {
-            "lat": (grid.lat, "latitude", "degrees_north", "Y"),
-            "lon": (grid.lon, "longitude", "degrees_east", "X"),
-        }
-        for name, (values, standard, units, letter) in axes.items():
-            data.createDimension(name, values.size)
-            axis = data.createVariable(name, "f8", (name,))
-            axis.setncatts({"standard_name": standard, "units": units, "axis": letter})
-            axis[:] = values
+    with _opened(path, f"Land use and cover classes of {store.years[t]}", store) as data:
         variable = data.createVariable("class", "u1", ("lat", "lon"), zlib=True, complevel=4)
         meanings = " ".join(name.replace(" ", "_") for name in ("none", *store.legend))
         numbers = np.arange(len(store.legend) + 1, dtype=np.uint8)
         variable.setncatts(
             {"standard_name": "land_cover", "units": "1", "flag_values": numbers, "flag_meanings": meanings}
         )
-        for row in range(0, grid.nlat, STRIP):
-            rows = slice(row, min(row + STRIP, grid.nlat))
-            variable[rows] = store.classes(t, rows, np.arange(grid.nlon))
+        for rows, cols in _strips(store):
+            variable[rows] = store.classes(t, rows, cols)
+
+
+def write_statics(path: Path, store: Store) -> None:
+    """Write the static channels of a global store, before normalisation, as int16, and its climate classes."""
+    low = np.full((len(store.statics), 1, 1), np.inf)
+    high = -low
+    for rows, cols in _strips(store):
+        values = store.static(rows, cols).astype(np.float64)
+        low = np.minimum(low, values.min((1, 2), keepdims=True))
+        high = np.maximum(high, values.max((1, 2), keepdims=True))
+    spread = np.maximum(high - low, 1e-6) / 65000
+    with _opened(path, "Static inputs of a land-use emulator", store) as data:
+        for channel, middle, step in zip(store.channels, ((low + high) / 2).ravel(), spread.ravel(), strict=True):
+            packing = {"scale_factor": step * channel.std, "add_offset": middle * channel.std + channel.mean}
+            _create(data, channel.name, packing)
+        if store.climate_classes:
+            _create(data, CLIMATE_CLASS, {"scale_factor": 1.0, "add_offset": 0.0})
+        for rows, cols in _strips(store):
+            packed = np.round((store.static(rows, cols) - (low + high) / 2) / spread).astype(np.int16)
+            for channel, values in zip(store.channels, packed, strict=True):
+                data[channel.name][rows] = values
+            if store.climate_classes:
+                data[CLIMATE_CLASS][rows] = store.climate(rows, cols).astype(np.int16)
+
+
+def _create(data: Any, name: str, packing: dict[str, float]) -> None:
+    variable = data.createVariable(name, "i2", ("lat", "lon"), zlib=True, complevel=4, shuffle=True)
+    variable.set_auto_maskandscale(False)
+    variable.setncatts(packing)
+
+
+def _strips(store: Store) -> Iterator[tuple[slice, NDArray[np.int64]]]:
+    """Rows and all columns of a store, a strip after another."""
+    for row in range(0, store.shape[0], STRIP):
+        yield slice(row, min(row + STRIP, store.shape[0])), np.arange(store.shape[1])
+
+
+@contextmanager
+def _opened(path: Path, title: str, store: Store) -> Iterator[Any]:
+    """A new file with the axes of a global store."""
+    grid = RegularGrid(*store.shape)
+    axes = {
+        "lat": (grid.lat, "latitude", "degrees_north", "Y"),
+        "lon": (grid.lon, "longitude", "degrees_east", "X"),
+    }
+    with Dataset(path, "w") as data:
+        data.Conventions = "CF-1.11"
+        data.title = title
+        for name, (values, standard, units, letter) in axes.items():
+            data.createDimension(name, values.size)
+            axis = data.createVariable(name, "f8", (name,))
+            axis.setncatts({"standard_name": standard, "units": units, "axis": letter})
+            axis[:] = values
+        yield data
 
 
 def record(trainer: Trainer, scores: dict[str, float]) -> dict[str, Any]:

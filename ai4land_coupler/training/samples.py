@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ai4land_coupler.errors import ConfigError
+from ai4land_coupler.features import CLIMATE_CLASS
 from ai4land_coupler.training.crops import Crops, Years, has_prior
 from ai4land_coupler.training.store import Store
 from ai4land_coupler.training.trainconfig import FACTORS, TrainConfig
@@ -168,14 +169,11 @@ def _flip(name: str, values: NDArray, axes: list[int]) -> NDArray:
     return np.flip(values, tuple(axes)) if axes else values
 
 
-CLIMATE = "climate_class"  #: what `groups` call the climate class, which is no static channel of a store
-
-
 def _positions(config: TrainConfig, store: Store) -> tuple[list[list[int]], list[int]]:
     """Return the channels of each group and those to shift; the climate class is one past the last static channel."""
-    names = (*store.statics, *((CLIMATE,) if store.climate_classes else ()))
+    names = (*store.statics, *((CLIMATE_CLASS,) if store.climate_classes else ()))
     groups = config.groups or {}
     missing = {name for group in (*groups.values(), config.noisy) for name in group} - set(names)
-    if missing or CLIMATE in config.noisy:
+    if missing or CLIMATE_CLASS in config.noisy:
         raise ConfigError(f"{store.path}: groups or noisy name {sorted(missing)}; its channels are {list(names)}")
     return [[names.index(name) for name in group] for group in groups.values()], [names.index(n) for n in config.noisy]

@@ -29,7 +29,9 @@ class TrainConfig:
     store: Path  # what `ai4land prepare` wrote
     work: Path  # checkpoints, TensorBoard files, log
     emulator: Path  # the folder to write
-    natives: Path | None = None  # a folder whose statics.nc the static channels were made from; without: from the store
+    natives: Path | None = (
+        None  # folder of the statics.nc that the static channels were derived from; else they are stored
+    )
     version: str = "1.0"
     widths: tuple[int, int, int] = (48, 96, 192)
     climate_width: int = 8
