@@ -11,35 +11,11 @@ import yaml
 
 from ai4land_coupler.emulator import sha256_of
 from ai4land_coupler.errors import EmulatorError
+from ai4land_coupler.training.cardtext import LIMITS, NOT_FOR, ONE_YEAR, SEVERAL_YEARS
 from ai4land_coupler.training.scoretable import METHODS, by_resolution, number
 from ai4land_coupler.training.sources import SOURCES
 
 CARD, RECORD, DESCRIPTION = "CARD.md", "training_record.json", "emulator.yaml"
-
-NOT_FOR = """\
-- **Not a forecast of change.** It is trained on the map of one year: it knows where classes sit, not how they come and
-  go. From year to year its map follows the totals it is given and nothing else; a single fine cell that changes is not
-  a prediction about that place.
-- **Not sub-cell shares.** A fine fraction is the probability that the cell's label is that class, given the totals of
-  its coarse cell. Sums over many cells are expected areas; one cell's fraction is not the share of the cell.
-- **Not decisions about parcels**, farms, owners or compliance: a cell is about 5 km wide and, in mixed land, often
-  wrong (above).
-- **Not other legends.** Classes are those of the satellite product, merged as in the legend above. Pasture and grazed
-  land, crop types, plantations and potential forest of LUH2 or HYDE are none of them; such states come in through a
-  crosswalk and the `change` mode.
-- **Not other climates.** Its climate fields are those of 2000 to 2025. Worlds of the deep past or the far future are
-  outside what it has seen, and nothing in it responds to a changed climate.
-- **Not evidence about the satellite map**: errors of the map it was trained on are in the target, in the base map and
-  in the scores."""
-
-LIMITS = """\
-- One year, one product: the labels are majority classes of 0.05 degree cells, with the confusions of that product
-  between shrub, savanna, grass and sparse land.
-- Placement within a coarse cell is scored where no class covers 95 % of it; plain accuracy over all land flatters every
-  method, the baselines too.
-- Rare classes are hard: see the IoU of each class. A mean IoU over classes that cover little land moves with a few
-  cells; the column `> 1 %` leaves classes under 1 % of the land out.
-- Given coarser states it does less: the rows at 1 and 2 degrees say how much, beside baselines of the same state."""
 
 
 def add_scores(folder: Path, result: dict[str, Any]) -> Path:
@@ -90,8 +66,8 @@ def render(folder: Path) -> str:
         "## Training\n\n" + _training(record),
         "## Scores\n\n" + _scores(record),
         "## Calibration\n\n" + _calibration(record),
-        *(["## Ablation\n\n" + _ablation(record["ablation"])] if record.get("ablation") else []),
-        "## What it must not be used for\n\n" + NOT_FOR,
+        *_ablation(record, description),
+        "## What it must not be used for\n\n" + (ONE_YEAR if _of_one_year(record) else SEVERAL_YEARS) + "\n" + NOT_FOR,
         "## Known limits\n\n" + LIMITS,
         "## Files\n\n"
         + _table(
@@ -116,6 +92,10 @@ def _head(d: dict[str, Any]) -> str:
     )
 
 
+def _of_one_year(record: dict[str, Any]) -> bool:
+    return len(record.get("store", {}).get("years", [0])) == 1
+
+
 def _data(d: dict[str, Any], record: dict[str, Any]) -> str:
     known = {f"{source.package} {source.version}": source for source in SOURCES}
     rows = [
@@ -123,35 +103,46 @@ def _data(d: dict[str, Any], record: dict[str, Any]) -> str:
         for name, digest in record.get("sources", {}).items()
     ]
     inputs = ", ".join(channel["name"] for channel in d["statics"])
+    text = f"Inputs: coarse fractions of the legend, and {inputs}."
+    if "store" in record:
+        return f"Target: class maps of {_plain(record['store']['years'])}, from the user's own store. {text}"
     return (
-        f"Target: the class map of {d['base_year']} alone. Inputs: coarse fractions of the legend, and {inputs}. None\n"
-        "is derived from satellite vegetation or land cover but the land mask and the coarse fractions themselves.\n\n"
+        f"Target: the class map of {d['base_year']} alone. {text} None is derived from satellite vegetation or land\n"
+        "cover but the land mask and the coarse fractions themselves.\n\n"
         + _table(("package", "licence and source", "sha256"), rows)
     )
 
 
 def _training(record: dict[str, Any]) -> str:
-    held = record["withheld_from_training"]
-    config = record["configuration"]
-    blocks = "; ".join(_box(box) for box in held["blocks"])
-    settings = {
-        key: value for key, value in config.items() if key not in ("withheld", "data", "work", "emulator", "name")
-    }
+    lines = []
+    if held := record.get("withheld_from_training"):
+        blocks = "; ".join(_box(box) for box in held["blocks"])
+        lines.append(
+            f"Split: South America ({_box(held['south_america'])}) erased from inputs and targets, and never used to "
+            f"choose anything; blocks withheld for choices: {blocks} (lon, lat); around all a rim of "
+            f"{held['rim_cells']} fine cells."
+        )
+    if first := record.get("first_run"):
+        lines.append(
+            f"Goes on from the averaged weights of a run of {first['steps_done']} steps, "
+            f"{first['seconds'] / 60:.0f} minutes, checkpoint `{first['checkpoint_sha256'][:16]}`."
+        )
     versions = ", ".join(f"{name} {value}" for name, value in record["versions"].items())
-    withheld = record.get("withheld_scores") or {}
-    return (
-        f"- Split: South America ({_box(held['south_america'])}) erased from inputs and targets, and never used to "
-        f"choose anything; blocks withheld for choices: {blocks} (lon, lat); around all a rim of {held['rim_cells']} "
-        "fine cells.\n"
-        f"- {record['steps_done']} of {record['steps_planned']} steps, {record['crops_seen']} crops, "
+    lines.append(
+        f"{record['steps_done']} of {record['steps_planned']} steps, {record['crops_seen']} crops, "
         f"{record['seconds'] / 60:.0f} minutes on {record['device']}; seed {record['seed']}; {versions}; "
-        f"commit {record['commit']}.\n"
-        "- Loss: area-weighted cross-entropy of the closed fractions over mixed cells, weights averaged over steps.\n"
-        f"- Settings: {', '.join(f'{key} {value}' for key, value in settings.items())}.\n"
-        f"- On the withheld blocks at the end of training: {', '.join(f'{k} {v:.4f}' for k, v in withheld.items())}."
+        f"commit {record['commit']}."
     )
+    lines.append("Loss: area-weighted cross-entropy of the closed fractions; the weights are averages over steps.")
+    settings = {key: value for key, value in record["configuration"].items() if key not in NO_SETTINGS}
+    lines.append("Settings: " + ", ".join(f"{key} {value}" for key, value in settings.items()) + ".")
+    if scores := record.get("withheld_scores") or record.get("validation"):
+        shown = ", ".join(f"{name} {_plain(value)}" for name, value in scores.items())
+        lines.append(f"On what was withheld, at the end of training: {shown}.")
+    return "\n".join(f"- {line}" for line in lines)
 
 
+NO_SETTINGS = ("withheld", "data", "work", "emulator", "name", "start", "version")
 SCORE_COLUMNS = (
     "region", "state", "argmax", "majority", "margin", "quota", "random", "margin", "log loss / filling's",
     "cal. error", "mIoU quota", "better baseline", "mIoU > 1 %",
@@ -236,11 +227,23 @@ def _calibration(record: dict[str, Any]) -> str:
     )
 
 
-def _ablation(rows: Any) -> str:
-    """A table of what the record says of runs without some inputs: rows by name, or a list of them."""
-    named = [{"run": name} | row for name, row in rows.items()] if isinstance(rows, dict) else list(rows)
-    columns = list(dict.fromkeys(key for row in named for key in row))
-    return _table(columns, ([_plain(row.get(key, "-")) for key in columns] for row in named))
+ABLATION = {
+    "argmax_over_majority": "argmax - majority", "quota_over_random": "quota - random", "log_loss": "log loss",
+    "drop_argmax_over_majority": "argmax lost", "drop_quota_over_random": "quota lost",
+}  # fmt: skip
+
+
+def _ablation(record: dict[str, Any], description: dict[str, Any]) -> list[str]:
+    """The section on what each group of inputs is worth, where the record has it for these weights."""
+    found = record.get("ablation")
+    if not found or found["weights_sha256"] != description["sha256"]["weights.safetensors"]:
+        return []
+    rows = ((name, *(f"{row[key]:.4f}" for key in ABLATION)) for name, row in found["mixed"].items())
+    text = (
+        f"Mixed cells of {_plain(found['regions'])}, with a group of inputs taken from the trained network (its\n"
+        "channels at their mean); `neighbourhood`: each coarse cell run as if its own fractions held all around it.\n\n"
+    )
+    return ["## Ablation\n\n" + text + _table(("without", *ABLATION.values()), rows)]
 
 
 def _plain(value: Any) -> str:

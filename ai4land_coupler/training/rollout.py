@@ -45,8 +45,8 @@ def figure_of_merit(
     """Return hits, wrong change, misses and false alarms, as area (of the unit of `area`), and the figure of merit.
 
     Of maps (ny, nx) of classes 1.., 0 off land, over blocks of `block` x `block` pixels from the first row and column
-    (Pontius et al. 2011, Comparison of three maps at multiple resolutions). In a block b let o_ij be the area that
-    goes from class i to class j as observed, s_ij as predicted, and o_i, s_i their sums over j != i. Then
+    (after Pontius, Peethambaram and Castella 2011, doi:10.1080/00045608.2010.517742). In a block b let o_ij be the area
+    that goes from class i to class j as observed, s_ij as predicted, and o_i, s_i their sums over j != i. Then
         hits = sum_b sum_i sum_(j != i) min(o_ij, s_ij)          misses = sum_b sum_i max(o_i - s_i, 0)
         wrong change = sum_b sum_i min(o_i, s_i) - hits           false alarms = sum_b sum_i max(s_i - o_i, 0)
         figure of merit = hits / (hits + wrong change + misses + false alarms)

@@ -39,14 +39,15 @@ RECORD = {
         "south_america": {"lon0": -82, "lon1": -34, "lat0": -56, "lat1": 13}, "blocks": [], "rim_cells": 4,
     },
     "withheld_scores": None, "south_america": None,
-    "ablation": [{"without": "lines", "argmax": 0.71234}],
 }  # fmt: skip
 
 
 def test_scores_go_into_record_and_card_and_the_folder_still_loads(tmp_path: Path) -> None:
     folder = small_emulator.build(tmp_path / "small")
-    (folder / card.RECORD).write_text(json.dumps(RECORD))
     weights = sha256_of(folder / "weights.safetensors")
+    row = {f"{drop}{name}": 0.71234 for drop in ("", "drop_") for name in ("argmax_over_majority", "quota_over_random")}
+    ablation = {"weights_sha256": weights, "regions": ["withheld"], "mixed": {"lines": row | {"log_loss": 0.5}}}
+    (folder / card.RECORD).write_text(json.dumps(RECORD | {"ablation": ablation}))
     with pytest.raises(EmulatorError, match="damaged"):
         Emulator.load(folder)
     card.add_scores(folder, {"emulator": "small", "weights_sha256": weights, "regions": {}})
@@ -65,7 +66,12 @@ def test_scores_go_into_record_and_card_and_the_folder_still_loads(tmp_path: Pat
             mixed = part["mixed"]
             start = f"| {shown} | {degrees} | {mixed['argmax']['accuracy']:.4f} | {mixed['majority']['accuracy']:.4f} |"
             assert start in text
-    for expected in (weights, "MIT (package); ITU-R P.1511-2", "| else 1.0 | see NOTICE |", "| lines | 0.7123 |"):
+    for expected in (
+        weights,
+        "MIT (package); ITU-R P.1511-2",
+        "| else 1.0 | see NOTICE |",
+        "| lines | 0.7123 | 0.7123 | 0.5000 |",
+    ):
         assert expected in text
     (folder / card.CARD).write_text(text + "better than it is\n")
     with pytest.raises(EmulatorError, match=r"CARD\.md is damaged"):
