@@ -111,13 +111,21 @@ def weights(
 def info(
     emulator: Annotated[str, typer.Argument(help="Shipped name or folder; all shipped where left out.")] = "",
     card: Annotated[bool, typer.Option("--card", help="Print its model card: data, scores, limits.")] = False,
+    crosswalk: Annotated[
+        str | None, typer.Option(help="Print this crosswalk instead: a shipped name (or `list`) or a file.")
+    ] = None,
 ) -> None:
     """Say what an emulator is: legend, grids, network, training and scores."""
+    from ai4land_coupler import crosswalk as tables
     from ai4land_coupler import describe
 
     if card and not emulator:
         raise typer.BadParameter("--card needs the name of an emulator")
-    if card:
+    if crosswalk == "list":
+        print("\n".join(f"{name:12s} {tables.load(name).title}" for name in tables.shipped_names()))
+    elif crosswalk is not None:
+        print(tables.load(crosswalk).table())
+    elif card:
         describe.card(emulator)
     else:
         describe.emulators(emulator)
@@ -186,6 +194,17 @@ def plot(
 
     for path in plot.plot_run(folder, out or folder, _box(region)):
         print(path)
+
+
+@app.command()
+@ending_well
+def prepare(config: Annotated[Path, typer.Argument(help="What goes in: maps, states, static fields (YAML).")]) -> None:
+    """Turn land-use maps, coarse states and static fields into a training store; one broken off goes on."""
+    from ai4land_coupler import console
+    from ai4land_coupler.training import prepare as preparing
+
+    console.show_log(0)
+    preparing.run(config)
 
 
 @app.command()

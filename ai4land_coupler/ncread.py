@@ -77,6 +77,39 @@ class NcReader:
         values[absent] = np.nan
         return values
 
+    def codes(self, name: str, at: Any = ...) -> NDArray[Any]:
+        """Whole numbers of a variable, or the part that `at` indexes, as stored: uint8, or signed, -1 where missing.
+
+        Bytes that are unsigned by `_Unsigned`, or by flag_values below 0, as ESA-CCI's land cover has them, are.
+        """
+        variable = self._data.variables[name]
+        try:
+            variable.set_auto_maskandscale(False)
+            raw = np.asarray(variable[at])
+            fills = [np.atleast_1d(getattr(variable, key, [])) for key in ("_FillValue", "missing_value")]
+        except (OSError, RuntimeError, IndexError, ValueError, TypeError, MemoryError) as reason:
+            raise self.error(f"variable {name!r} cannot be read: {reason}") from reason
+        if raw.dtype.kind == "f":
+            return self._whole(name, self.numbers(name, at))
+        if raw.dtype.kind not in "iu":
+            raise self.error(f"variable {name!r} holds {raw.dtype}, class codes are expected")
+        missing = np.zeros(raw.shape, np.bool_)
+        for fill in (fill for part in fills for fill in part):
+            missing |= raw == fill
+        flags = np.atleast_1d(self.attribute(name, "flag_values", []))
+        if raw.dtype == np.int8 and (
+            self.text(name, "_Unsigned") == "true" or (flags.dtype.kind == "i" and (flags < 0).any())
+        ):
+            raw = raw.view(np.uint8)
+        return raw if raw.dtype == np.uint8 and not missing.any() else np.where(missing, -1, raw.astype(np.int32))
+
+    def _whole(self, name: str, values: NDArray[np.float64]) -> NDArray[np.int32]:
+        """Class codes that a file holds as floating-point numbers."""
+        known = np.where(np.isfinite(values), values, -1.0)
+        if (known != np.round(known)).any():
+            raise self.error(f"variable {name!r}: class codes are expected, got {known[known != np.round(known)][0]:g}")
+        return known.astype(np.int32)
+
 
 @contextmanager
 def opened(path: Path, kind: type[CouplerError]) -> Iterator[NcReader]:

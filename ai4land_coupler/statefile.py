@@ -4,13 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import netCDF4
 import numpy as np
 from numpy.typing import NDArray
 
-from ai4land_coupler import cfgrid
+from ai4land_coupler import cfgrid, timeaxis
 from ai4land_coupler.errors import BadInputError, GridError
 from ai4land_coupler.gridfile import LAND_NAMES, NamedGrid, as_fraction, grid_of_file, read_grid
 from ai4land_coupler.grids import HostGrid
@@ -53,7 +51,7 @@ class CoarseStates:
         with opened(path, BadInputError) as file:
             names = [name for name in names if name in file or name not in optional]
             shape = _cell_shape(file, names)
-            years = _years(file)
+            years = timeaxis.years(file)
             n = math.prod(shape)
             band = slice(n * rank // size, n * (rank + 1) // size)
             named = _geometry(file, names[0], shape, grid, band)
@@ -147,16 +145,3 @@ def _land(
     if fraction_of == "cell":
         return np.clip(total, 0.0, 1.0)
     return np.where(known & (total > 0.5), 1.0 if given is None else given, 0.0)
-
-
-def _years(file: NcReader) -> tuple[int, ...]:
-    """Calendar years of the time axis; `years since` is read as whole years, as LUH2 means it."""
-    values, units = file.numbers("time"), file.text("time", "units")
-    try:
-        if units.startswith("years since"):
-            return tuple(int(units.split()[2].split("-")[0]) + int(np.floor(value)) for value in values)
-        calendar = str(file.attribute("time", "calendar", "standard"))
-        dates: Any = [netCDF4.num2date(value, units, calendar) for value in values]
-    except (ValueError, IndexError, TypeError, AttributeError, OverflowError) as reason:
-        raise file.error(f"'time' with units {units!r} gives no years: {reason}") from reason
-    return tuple(int(date.year) for date in dates)

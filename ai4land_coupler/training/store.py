@@ -28,6 +28,7 @@ from ai4land_coupler.grids import RegularGrid
 FORMAT = 1
 CHUNK, STATIC_CHUNK, STATE_CHUNK = 256, 128, 64
 BLOCK = 1024  #: edge of what is written at once; and of a shard, in stores of many chunks
+STATIC_ROWS = 256  #: rows of such blocks of the static fields, whose channels are written together
 MANY = 2**26  #: fine cells from which on chunks go into shards, a file a block
 UNWRITTEN = 255  #: class and climate of cells that nobody wrote
 NO_STATE_YET = -1.0
@@ -321,12 +322,25 @@ class StoreWriter:
         else:
             self._group = self._made(source)
 
+    @staticmethod
+    def channels_of(path: str | Path) -> tuple[Channel, ...] | None:
+        """The static channels of a store that is begun; None where there is none, or without statics."""
+        if not (Path(path) / "zarr.json").is_file():
+            return None
+        group = _opened(Path(path))
+        try:
+            stats = dict(group["static"].attrs)
+            return tuple(Channel(*entry) for entry in zip(stats["names"], stats["mean"], stats["std"], strict=True))
+        except (LookupError, TypeError, ValueError):
+            return None
+
     def blocks(self, name: str) -> list[Block]:
         """Blocks of "class", "static", "climate" or "state", of BLOCK cells an edge and fewer at the end."""
         ny, nx = self.layout.coarse_shape if name == "state" else self.layout.shape
+        high = STATIC_ROWS if name == "static" else BLOCK
         return [
-            Block(slice(y, min(y + BLOCK, ny)), slice(x, min(x + BLOCK, nx)))
-            for y in range(0, ny, BLOCK)
+            Block(slice(y, min(y + high, ny)), slice(x, min(x + BLOCK, nx)))
+            for y in range(0, ny, high)
             for x in range(0, nx, BLOCK)
         ]
 
@@ -401,7 +415,7 @@ def _create(group: Any, name: str, shape: tuple[int, ...], dtype: str, fine: tup
         shape=shape,
         dtype=dtype,
         chunks=(*before, edge, edge),
-        shards=(*before, BLOCK, BLOCK) if sharded else None,
+        shards=(*before, STATIC_ROWS if name == "static" else BLOCK, BLOCK) if sharded else None,
         fill_value={"static": float("nan"), "state": NO_STATE_YET}.get(name, UNWRITTEN),
         compressors=BloscCodec(cname="lz4", clevel=5, shuffle="shuffle"),
         dimension_names=names.get(name, ["state_year", "state", "Y", "X"]),
