@@ -185,14 +185,24 @@ def selfcheck(
 @app.command()
 @ending_well
 def plot(
-    folder: Annotated[Path, typer.Argument(help="Folder of a run: ai4land_YYYY.nc.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of a run: ai4land_YYYY.nc or ai4land.zarr.")],
     out: Annotated[Path | None, typer.Option(help="Where the PNGs go; the folder itself where left out.")] = None,
     region: Annotated[str | None, typer.Option(help="lon0,lon1,lat0,lat1 of the regional maps.")] = None,
+    years: Annotated[
+        str, typer.Option(help="Years to draw, as in 1700,1850; the first and the last if left out.")
+    ] = "",
+    series: Annotated[
+        bool, typer.Option("--series", help="Area of each class over the years beside the input.")
+    ] = False,
 ) -> None:
     """Draw maps of a run: coarse state beside fine map, before and after, for a region and the globe."""
     from ai4land_coupler import plot
 
-    for path in plot.plot_run(folder, out or folder, _box(region)):
+    if series:
+        from ai4land_coupler.series import plot_series
+
+        print(plot_series(folder, out or folder))
+    for path in plot.plot_run(folder, out or folder, _box(region), _numbers("--years", years) if years else ()):
         print(path)
 
 

@@ -1,6 +1,7 @@
-"""Maps of a run: the coarse state beside the fine map, before and after, and what changed; the only matplotlib."""
+"""Maps of a run: the coarse state beside the fine map, before and after, and what changed."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,14 @@ class Year:
         except (OSError, IndexError, AttributeError) as error:
             raise OutputError(f"{path}: a file written by ai4land_coupler is expected, got: {error}") from error
 
+    @classmethod
+    def stored(cls, store: Path, year: int) -> "Year":
+        """From an `ai4land.zarr`. Raises OutputError where it has no such year."""
+        from ai4land_coupler.zarrout import read_year
+
+        fields, legend = read_year(store, year, ("class", "target"))
+        return cls(year, legend, fields["class"], fields["target"])
+
     def mixed(self, box: Box) -> NDArray[np.float64]:
         """The coarse state in a box as colours mixed by fraction, (ny, nx, 3); water where there is no state."""
         colours = np.array([to_rgb(colour) for colour in palette(self.legend)])
@@ -83,16 +92,22 @@ def plot_year(file: Path, out: Path, region: Box | None = None) -> Path:
     return _save(_maps([year], region or GLOBE), out)
 
 
-def plot_run(folder: Path, out_dir: Path, region: Box | None = None) -> list[Path]:
-    """Draw the first and the last year of a run and what changed between them, for a region and the globe.
+def plot_run(folder: Path, out_dir: Path, region: Box | None = None, chosen: Sequence[int] = ()) -> list[Path]:
+    """Draw the first and the last year of a run, or those chosen, and what changed, for a region and the globe.
 
     Without `region` that of strongest change is drawn. Returns the PNGs: map_globe, map_region and, where there are
-    several years, change_globe and change_region. Raises OutputError where the folder holds no yearly file.
+    several years, change_globe and change_region. Raises OutputError where the folder holds no such year.
     """
-    files = sorted(folder.glob("ai4land_[0-9]*.nc"))
-    if not files:
-        raise OutputError(f"{folder}: no ai4land_YYYY.nc in it; ask for them with output.folder in the configuration")
-    years = [Year.read(path) for path in ([files[0], files[-1]] if len(files) > 1 else files)]
+    there = years_of_run(folder)
+    if not there:
+        raise OutputError(
+            f"{folder}: no ai4land_YYYY.nc and no ai4land.zarr with a year in it; ask for them with output.folder in "
+            "the configuration"
+        )
+    missing = sorted(set(chosen) - set(there))
+    if missing:
+        raise OutputError(f"{folder}: no year {missing[0]} in it; it has {sorted(there)}")
+    years = [there[year]() for year in sorted(chosen or {min(there), max(there)})]
     years.sort(key=lambda year: year.year)
     out_dir.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -101,6 +116,19 @@ def plot_run(folder: Path, out_dir: Path, region: Box | None = None) -> list[Pat
         if len(years) > 1:
             paths.append(_save(_changes(years[0], years[-1], box), out_dir / f"change_{name}.png"))
     return paths
+
+
+def years_of_run(folder: Path) -> dict[int, Callable[[], Year]]:
+    """What reads each year that a run has written, as files or in a store."""
+    found: dict[int, Callable[[], Year]] = {
+        int(path.stem.removeprefix("ai4land_")): functools.partial(Year.read, path)
+        for path in folder.glob("ai4land_[0-9]*.nc")
+    }
+    if (store := folder / "ai4land.zarr").exists():
+        from ai4land_coupler.zarrout import stored_years
+
+        found |= {year: functools.partial(Year.stored, store, year) for year in stored_years(store)}
+    return found
 
 
 def strongest_change(years: Sequence[Year]) -> Box:

@@ -1,0 +1,74 @@
+"""Measure what the run through HYDE's years promises, from its files alone.
+
+    python examples/hyde/check.py output/hyde
+
+For each year and class: the largest distance, over all coarse cells, of what the fine fractions sum to from the coarse
+total, as a share of the cell's land, computed here from the fractions; that of the class map from the total in fine
+cells; and areas. Exit code 1 where a total is missed by 1e-12 or a map by a cell.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+EARTH_RADIUS = 6_371_000.0
+LIMIT = 1e-12
+
+
+def blocks(fine: NDArray, ratio: int) -> NDArray:
+    """A fine field (nlat, nlon) summed over ratio x ratio cells."""
+    nlat, nlon = fine.shape
+    return fine.reshape(nlat // ratio, ratio, nlon // ratio, ratio).sum(axis=(1, 3))
+
+
+def residuals(year: xr.Dataset, legend: list[str]) -> tuple[list[float], list[float], list[float]]:
+    """For each class: largest miss of a total, of the map's count in cells, and the map's area in km2."""
+    classes, target = year["class"].values, year["target"].values
+    ratio = classes.shape[0] // target.shape[1]
+    edges = np.sin(np.radians(np.linspace(-90, 90, classes.shape[0] + 1)))
+    area = np.broadcast_to((EARTH_RADIUS**2 * np.diff(edges) * 2 * np.pi / classes.shape[1])[:, None], classes.shape)
+    there = classes > 0
+    land, count = blocks(np.where(there, area, 0.0), ratio), blocks(there, ratio)
+    known = (count > 0) & np.isfinite(target).all(axis=0)
+    missed, moved, areas = [], [], []
+    for k, name in enumerate(legend):
+        fraction = np.where(there, year[name].values, 0.0)
+        off = (blocks(fraction * area, ratio) - target[k] * land)[known] / land[known]
+        missed.append(float(np.abs(off).max()))
+        counts = blocks(classes == k + 1, ratio)
+        moved.append(float(np.abs(counts - target[k] * count)[known].max()))
+        areas.append(float((area * (classes == k + 1)).sum() * 1e-6))
+    return missed, moved, areas
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    report = {entry["year"]: entry for entry in json.loads((folder / "years" / "report.json").read_text())["years"]}
+    holds = True
+    with xr.open_zarr(folder / "years" / "ai4land.zarr", decode_times=False) as data:
+        legend = data["class"].attrs["flag_meanings"].split()[1:]
+        print(f"{'':22s}" + "".join(f"{name:>14s}" for name in legend))
+        for at, number in enumerate(data.year.values):
+            missed, moved, areas = residuals(data.isel(time=at), legend)
+            entry = report[int(number)]
+            rows = {
+                "total missed by": [f"{value:.1e}" for value in missed],
+                "map off by, cells": [f"{value:.3f}" for value in moved],
+                "fine fractions, km2": [f"{entry['fine_area_km2'][name]:,.0f}" for name in legend],
+                "class map, km2": [f"{value:,.0f}" for value in areas],
+                "input, km2": [f"{entry['host_area_km2'][name]:,.0f}" for name in legend],
+            }
+            print(int(number))
+            for what, values in rows.items():
+                print(f"  {what:20s}" + "".join(f"{value:>14s}" for value in values))
+            holds = holds and max(missed) < LIMIT and max(moved) < 1.0
+    print("every total is met" if holds else f"a total is missed by more than {LIMIT:g}, or a map by a cell")
+    raise SystemExit(not holds)
+
+
+if __name__ == "__main__":
+    main()
