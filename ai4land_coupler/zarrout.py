@@ -56,7 +56,7 @@ ON_FINE, ON_COARSE = ("time", "lat", "lon"), ("time", "class", "coarse_lat", "co
 class ZarrWriter(Writer):
     """Appends years to `ai4land.zarr` in a folder; backward says which way the years go.
 
-    A map is one file for each row of tiles, whose chunks are the tiles; fine fractions are one file a tile.
+    A fine field is one file for each row of tiles, whose chunks are the tiles; rank 0 holds one such row at a time.
     """
 
     backward: bool = False
@@ -113,22 +113,19 @@ class _StoredYear:
         group = _opened(self._store, "r+")
         self._arrays = {name: _longer(group[name], self._at + 1) for name in (*ALONG_TIME, *names)}
         self._names = names
-        self._band: dict[str, NDArray[np.uint8]] = {}
+        self._band: dict[str, NDArray[Any]] = {}
         self._row0 = -1
         self._done = False
 
     def put(self, tile: Tile, fields: Mapping[str, NDArray[Any]]) -> None:
-        """Keep the maps of a row of tiles until it is whole; write the fractions at once."""
+        """Keep a row of tiles until it is whole."""
         if tile.row0 != self._row0:
             self._flush()
-            self._row0 = tile.row0
-            self._band = {name: np.zeros((self._size, self._writer.emulator.fine.nlon), np.uint8) for name in MAPS}
-        with _quietly():
-            for name, values in fields.items():
-                if name in MAPS:
-                    self._band[name][:, tile.cols] = values
-                else:
-                    self._arrays[name][self._at, tile.rows, tile.cols] = values
+            self._row0, shape = tile.row0, (self._size, self._writer.emulator.fine.nlon)
+            self._band = {name: np.full(shape, 0 if name in MAPS else np.nan, field.dtype)
+                          for name, field in fields.items()}  # fmt: skip
+        for name, values in fields.items():
+            self._band[name][:, tile.cols] = values
 
     def finish(self, coarse: Mapping[str, NDArray[np.float64]]) -> None:
         """Write what is left, bring the year to disk and show it."""
@@ -154,6 +151,7 @@ class _StoredYear:
         with _quietly():
             for name, band in self._band.items():
                 self._arrays[name][self._at, self._row0 : self._row0 + self._size] = band
+        self._band = {}
 
 
 def _create(writer: ZarrWriter, size: int, store: Path) -> None:
@@ -184,12 +182,11 @@ def _create_axes(group: Any, writer: ZarrWriter) -> None:
 def _create_fields(group: Any, writer: ZarrWriter, size: int) -> None:
     emulator, of_year = writer.emulator, {"coordinates": "year held"}
     fine, coarse, legend = emulator.fine, emulator.coarse, emulator.legend
-    shape, tile = (0, fine.nlat, fine.nlon), (1, size, size)
+    shape, tiles = (0, fine.nlat, fine.nlon), {"chunks": (1, size, size), "shards": (1, size, fine.nlon)}
     for name, notes in map_attributes(legend).items():
-        row = (1, size, fine.nlon)
-        _array(group, writer, name, "u1", ON_FINE, shape, {**notes, **of_year}, chunks=tile, shards=row)
+        _array(group, writer, name, "u1", ON_FINE, shape, {**notes, **of_year}, **tiles)
     for name in legend if writer.fractions != "none" else ():
-        _array(group, writer, name, "f8", ON_FINE, shape, {**class_attributes(name), **of_year}, chunks=tile)
+        _array(group, writer, name, "f8", ON_FINE, shape, {**class_attributes(name), **of_year}, **tiles)
     for name, notes in coarse_attributes(legend, writer.change).items():
         sizes = (len(legend), coarse.nlat, coarse.nlon)
         _array(group, writer, name, "f8", ON_COARSE, (0, *sizes), {**notes, **of_year}, chunks=(1, *sizes))

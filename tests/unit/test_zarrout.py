@@ -103,7 +103,7 @@ def test_a_year_that_comes_again_takes_the_later_ones_with_it(comm, tmp_path, ba
     store = write(comm, to, *years)
     assert stored_years(store) == years
     once = chunks(store)
-    assert len(once) > 50
+    assert len(once) > 30
     write(comm, to, years[1])
     assert stored_years(store) == years[:2]
     assert not list(store.glob("class/c/2"))
