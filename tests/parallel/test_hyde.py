@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-MODE = "level"
+MODE = "change"
 
 
 def test_states_are_the_shares_of_the_classes(folder: Path) -> None:
