@@ -1,8 +1,7 @@
 """Land use since 1700 at fine resolution: make the states and the configuration of a run back from the base map.
 
     python examples/hyde/prepare.py HYDE.nc output/hyde
-    mpirun -n 2 ai4land run output/hyde/run.yaml output/hyde/states.nc --restart output/hyde/restart.nc --restart-every 1 \
-        --resume
+    cd output/hyde && mpirun -n 2 ai4land run run.yaml states.nc --restart restart.nc --restart-every 1 --resume; cd -
     python examples/hyde/check.py output/hyde
     ai4land plot output/hyde/years --series --years 1700,1850,1990
 
