@@ -240,9 +240,12 @@ class Component:
             years, hosts = self._gridded(), self._gridded().domain.hosts
             ahead = None if years.in_the_making is None else hosts.gather(comm, years.in_the_making)
             first = None if years.first is None else hosts.gather(comm, years.first)
+            before = years.prior
+            prior = None if before is None else before.gather(comm, before.middles(fields.priors or []))
             restart = Restart(
                 fields.year, hosts.gather(comm, fields.state), fields.digest,
-                fields.year if years.last is None else years.last, ahead, self._identity(), self._provenance(), first,
+                fields.year if years.last is None else years.last, ahead, self._identity(), self._provenance(),
+                first, prior,
             )  # fmt: skip
             comm.together(lambda: restart.write(Path(path)) if comm.rank == 0 else None)
 

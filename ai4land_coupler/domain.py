@@ -129,12 +129,19 @@ class Domain:
         """Fine grid indices of this rank's delivered cells, tile after tile, (n_fine,)."""
         return np.concatenate([np.empty(0, np.int64), *(part.cells for part in self.own)])
 
-    def work(self, totals: Float, change: bool = False) -> Iterator[TileWork]:
-        """What each of this rank's tiles is refined from, given the totals (K, w) of the known coarse cells."""
+    def work(
+        self, totals: Float, change: bool = False, priors: Sequence[NDArray[np.uint8]] | None = None
+    ) -> Iterator[TileWork]:
+        """What each of this rank's tiles is refined from, given the totals (K, w) of the known coarse cells.
+
+        priors: the map of the year made before around each tile, for networks that are given it.
+        """
         place = self.placement
-        for cells, inner, window in zip(self.own, self.inner, self.window, strict=True):
+        for i, (cells, inner, window) in enumerate(zip(self.own, self.inner, self.window, strict=True)):
             before = np.ascontiguousarray(place.base[:, inner].T) if change else None
-            yield TileWork.of(cells, totals, window, place.filled[inner] == BASE, before)
+            yield TileWork.of(
+                cells, totals, window, place.filled[inner] == BASE, before, None if priors is None else priors[i]
+            )
 
     def of_coarse(self, parts: Sequence[Float], n_classes: int) -> Float:
         """Values (K, m) on the coarse cells of this rank's tiles, NaN where nothing is delivered.

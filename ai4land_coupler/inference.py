@@ -175,7 +175,8 @@ class TileRunner:
     def _features(self, work: TileWork, rows: slice, cols: slice) -> torch.Tensor:
         """Inputs (1, static + K, ny, nx) of the network for rows and columns of a tile and the halo around them.
 
-        They lie in memory channel by channel within a cell, as the convolutions read them.
+        A network that is given a prior map has K more, all 0 where there is none. They lie in memory channel by channel
+        within a cell, as the convolutions read them.
         """
         halo, tile, ratio = self._emulator.halo, work.cells.tile, work.cells.ratio
         if tile.index not in self._kept:
@@ -185,7 +186,13 @@ class TileRunner:
         static = self._kept[tile.index][rows.start : rows.stop + 2 * halo, cols.start : cols.stop + 2 * halo]
         row, col = (work.rim * ratio - halo + part.start for part in (rows, cols))
         state = coarse_window(work.totals, row, col, static.shape[0], static.shape[1], ratio)
-        features = np.concatenate([static, np.moveaxis(state, 0, -1)], axis=-1, dtype=np.float32)
+        parts: list[NDArray] = [static, np.moveaxis(state, 0, -1)]
+        if self._emulator.unet.prior:
+            prior = np.zeros(static.shape[:2], np.uint8)
+            if work.prior is not None:
+                prior = work.prior[rows.start : rows.stop + 2 * halo, cols.start : cols.stop + 2 * halo]
+            parts.append(prior[:, :, None] == self._legend)
+        features = np.concatenate(parts, axis=-1, dtype=np.float32)
         return torch.from_numpy(features).permute(2, 0, 1).unsqueeze(0)
 
     def _close(

@@ -28,7 +28,8 @@ class Restart:
     year: the one whose fields are served, with its state (K, n_host) in order of cell id and the SHA-256 of its fields
     (digest); last: the last year stepped to, later than `year` where fields lag or are held; ahead (K, n_host): the
     state of `last` where its fields are in the making (`lag: 1`); identity: hashes of what it belongs to; first
-    (K, n_host): the state of the first year of the run, from which `change` mode counts.
+    (K, n_host): the state of the first year of the run, from which `change` mode counts; prior (nlat, nlon): the class
+    map that the network was given for `year`, where it is given one.
     """
 
     year: int
@@ -39,6 +40,7 @@ class Restart:
     identity: Mapping[str, str]
     provenance: Mapping[str, str]
     first: NDArray[np.float64] | None = None
+    prior: NDArray[np.uint8] | None = None
 
     def write(self, path: Path) -> None:
         """Write aside, read back, and rename; an older file of that name becomes `path`.1. Raises OutputError.
@@ -72,6 +74,9 @@ class Restart:
             variables["ahead"] = (dims, self.ahead, {**about, "long_name": "state of `last`, whose fields are to come"})
         if self.first is not None:
             variables["first"] = (dims, self.first, {**about, "long_name": "state of the first year of the run"})
+        if self.prior is not None:
+            notes = {"long_name": "class map of the year made before `year`, the base map at first"}
+            variables["prior"] = (("lat", "lon"), self.prior, notes)
         return variables
 
     def _attributes(self) -> dict[str, str]:
@@ -85,8 +90,9 @@ class Restart:
 
     def _checksum(self) -> str:
         there = f"{self.ahead is not None}" + ("" if self.first is None else " first")
+        there += "" if self.prior is None else " prior"
         whole = hashlib.sha256(f"{self.year} {self.last} {self.digest} {self.state.shape} {there}".encode())
-        for part in (self.state, self.ahead, self.first):
+        for part in (self.state, self.ahead, self.first, self.prior):
             if part is not None:
                 whole.update(np.ascontiguousarray(part).tobytes())
         return whole.hexdigest()
@@ -122,10 +128,11 @@ def _content(path: Path, variables: Mapping[str, NDArray], digest: str) -> Resta
             np.ascontiguousarray(variables[name], dtype=np.float64) if name in variables else None
             for name in ("state", "ahead", "first")
         )
+        prior = np.ascontiguousarray(variables["prior"], dtype=np.uint8) if "prior" in variables else None
     except (TypeError, ValueError) as error:
         raise RestartError(f"restart {path} is damaged: {error}") from error
     assert state is not None
-    return Restart(year, state, digest, last, ahead, {}, {}, first)
+    return Restart(year, state, digest, last, ahead, {}, {}, first, prior)
 
 
 def _refuse_no_file(path: Path) -> None:

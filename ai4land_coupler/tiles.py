@@ -128,13 +128,15 @@ class TileWork:
 
     totals (K, ny, nx) float64: coarse totals of the tile's coarse cells and as many around them on every side as its
     halo touches, 0 without land and past the poles; from_base (m,): coarse cells of `cells` that show the base map;
-    before (m, K): the base map's totals there, in `change` mode.
+    before (m, K): the base map's totals there, in `change` mode; prior (ny, nx) uint8: for a network that is given it,
+    the class map of the year made before on the tile and its halo, 0 where there is none.
     """
 
     cells: TileCells
     totals: NDArray[np.float64]
     from_base: NDArray[np.bool_]
     before: NDArray[np.float64] | None = None
+    prior: NDArray[np.uint8] | None = None
 
     @classmethod
     def of(
@@ -144,9 +146,10 @@ class TileWork:
         window: NDArray[np.int64],
         from_base: NDArray[np.bool_],
         before: NDArray[np.float64] | None = None,
+        prior: NDArray[np.uint8] | None = None,
     ) -> "TileWork":
         """From totals (K, w) and where among them the cells of the tile's surroundings stand, (ny, nx), -1 for none."""
-        return cls(cells, np.where(window >= 0, totals[:, window], 0.0), from_base, before)
+        return cls(cells, np.where(window >= 0, totals[:, window], 0.0), from_base, before, prior)
 
     @property
     def rim(self) -> int:

@@ -26,7 +26,8 @@ class YearFields:
 
     state (K, n) and columns (K, n) of this rank's host cells; totals (K, w) of the coarse cells it knows and regridded
     (K, m), areas in m2 of the host's classes on those of its tiles; cut (K, m), m2: of the change asked for there, what
-    was not made (None but in `change` mode); tiles: one entry for each tile of this rank, in
+    was not made (None but in `change` mode); priors: the map of the year made before around each of its tiles, where
+    the network is given one; tiles: one entry for each tile of this rank, in
     order; digest: SHA-256 of the fields of all tiles, the same on every rank.
     """
 
@@ -35,6 +36,7 @@ class YearFields:
     totals: NDArray[np.float64]
     regridded: NDArray[np.float64]
     cut: NDArray[np.float64] | None
+    priors: list[NDArray[np.uint8]] | None
     tiles: tuple[TileFields, ...]
     columns: NDArray[np.float64]
     digest: str

@@ -15,6 +15,7 @@ from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import UsageError
 from ai4land_coupler.hostchange import HostChange
 from ai4land_coupler.inference import TileDraft, TileFields, TileRunner
+from ai4land_coupler.priormap import Map, PriorMap
 from ai4land_coupler.publish import Publisher
 from ai4land_coupler.report import YearReport
 from ai4land_coupler.restart import Restart
@@ -30,7 +31,8 @@ Float = NDArray[np.float64]
 class Begun:
     """A year on the coarse grid: state (K, n) of this rank's host cells and reaching (K, h) of those that reach its
     tiles, regridded (K, m) areas in m2 and totals (K, w) of its coarse cells; in `change` mode first (K, n), the state
-    of the first year, and cut (K, m) in m2."""  # fmt: skip
+    of the first year, and cut (K, m) in m2; priors: the map of the year made before around each of its tiles, where the
+    network is given one."""  # fmt: skip
 
     year: int
     state: Float
@@ -40,6 +42,7 @@ class Begun:
     watch: Stopwatch
     first: Float | None = None
     cut: Float | None = None
+    priors: list[Map] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +88,7 @@ class Years:
         self._change = (
             HostChange.build(comm, domain.hosts, domain.placement, domain.shares) if mode == "change" else None
         )
+        self.prior = PriorMap.build(emulator, domain, comm.rank) if emulator.unet.prior else None
         self.first: Float | None = None
         self.fields: YearFields | None = None
         self.last: int | None = None
@@ -135,7 +139,11 @@ class Years:
         year, last, made, more = comm.bcast(read and (read.year, read.last, read.digest, read.ahead is not None))
         if self._change is not None:
             self.first = hosts.scatter(comm, _or_nothing(read.first if read else None))
-        begun = self._begin(year, hosts.scatter(comm, _or_nothing(read.state if read else None)), Stopwatch())
+        nothing = np.empty((0, 0), np.uint8)
+        whole = nothing if read is None or read.prior is None else read.prior
+        maps = None if self.prior is None else self.prior.scatter(comm, whole)
+        state = hosts.scatter(comm, _or_nothing(read.state if read else None))
+        begun = self._begin(year, state, Stopwatch(), maps)
         self.fields, self._report = self._finish(*self._closed(begun, self._refined(begun)))
         if self.fields.digest != made and comm.rank == 0:
             log.warning("restart %s: the fields of %d differ in bits from those of the run that wrote it; processor, "
@@ -171,18 +179,27 @@ class Years:
             self._ahead.made.wait()
             self._ahead = None
 
-    def _begin(self, year: int, state: Float, watch: Stopwatch) -> Begun:
+    def _begin(self, year: int, state: Float, watch: Stopwatch, maps: list[Map] | None = None) -> Begun:
+        """maps: of the year made before, on this rank's tiles, where that is not the one that is served. Collective."""
         place = self.domain.placement
+        with watch.stage("exchange"):
+            priors = None if self.prior is None else self._around(self.prior, maps)
         with watch.stage("exchange"):
             reaching = self.domain.hosts.to_tiles(self._comm, state)
         with watch.stage("regrid"):
             regridded = place.land.apply(reaching)
         with watch.stage("exchange"):
             if self._change is None:
-                return Begun(year, state, reaching, regridded, place.totals(self._comm, regridded), watch)
+                totals = place.totals(self._comm, regridded)
+                return Begun(year, state, reaching, regridded, totals, watch, priors=priors)
             first = state if self.first is None else self.first
             totals, cut = self._change(self._comm, state, first)
-        return Begun(year, state, reaching, regridded, totals, watch, first, cut)
+        return Begun(year, state, reaching, regridded, totals, watch, first, cut, priors)
+
+    def _around(self, prior: PriorMap, maps: list[Map] | None) -> list[Map]:
+        """The map of the year made before around each of this rank's tiles. Collective."""
+        made = self.fields.tiles if self.fields else None
+        return prior.windows(self._comm, self._comm.together(lambda: prior.maps(made)) if maps is None else maps)
 
     def _refined(self, begun: Begun) -> Made:
         domain, first = self.domain, self._comm.rank == 0
@@ -191,7 +208,7 @@ class Years:
 
     def _made(self, begun: Begun, watch: Stopwatch, done: Callable[[], None]) -> Made:
         """Local, and free of MPI: it may run in a thread."""
-        work = self.domain.work(begun.totals, change=self._change is not None)
+        work = self.domain.work(begun.totals, self._change is not None, begun.priors)
         if self._shares is None:
             return Made(self._runner.run(work, watch, done), [])
         return Made(None, self._runner.draft(work, watch, done))
@@ -216,7 +233,15 @@ class Years:
             columns = host_columns(comm, domain, begun.state, tiles)
             bits = digest(comm, domain, tiles)
             fields = YearFields(
-                begun.year, begun.state, begun.totals, begun.regridded, begun.cut, tuple(tiles), columns, bits
+                begun.year,
+                begun.state,
+                begun.totals,
+                begun.regridded,
+                begun.cut,
+                begun.priors,
+                tuple(tiles),
+                columns,
+                bits,
             )
             return fields, report_of(comm, domain, self._emulator, fields, begun.watch.seconds)
 

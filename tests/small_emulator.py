@@ -27,8 +27,12 @@ def build(
     seed: int = 1,
     coarse: tuple[int, int] = COARSE,
     inputs: tuple[str, ...] = tuple(GROUPS),
+    prior: bool = False,
 ) -> Path:
-    """Write an emulator with the static channels of the groups `inputs` into `folder` and return it."""
+    """Write an emulator with the static channels of the groups `inputs` into `folder` and return it.
+
+    prior: its network is given the class map of the year before.
+    """
     channels = [name for group in GROUPS if group in inputs for name in GROUPS[group]]
     folder.mkdir(parents=True, exist_ok=True)
     fine = (coarse[0] * RATIO, coarse[1] * RATIO)
@@ -37,7 +41,7 @@ def build(
     _write_statics(folder / "statics.nc", lat, lon, seed, [name for group in inputs for name in NATIVES.get(group, ())])
     _write_map(folder / "base_map.nc", lat, lon, planet(lat, lon, len(legend)))
     embedded = CLIMATE_CLASSES if CLIMATE_CLASS in channels else 0
-    config = UNetConfig(len(channels), classes=len(legend), widths=WIDTHS, climate_classes=embedded)
+    config = UNetConfig(len(channels), classes=len(legend), widths=WIDTHS, climate_classes=embedded, prior=prior)
     torch.manual_seed(seed)
     state = {name: (1.5 * value).to(torch.bfloat16).contiguous() for name, value in UNet(config).state_dict().items()}
     save_file(state, folder / "weights.safetensors")
