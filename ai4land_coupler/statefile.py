@@ -129,6 +129,18 @@ def _field(file: NcReader, name: str, at: int, shape: tuple[int, ...], band: sli
     return values.reshape(-1)[band.start - rows.start * row : band.stop - rows.start * row]
 
 
+def _refuse_partly_missing(file: NcReader, names: Sequence[str], values: Float, band: slice) -> None:
+    """Raise where some classes (K, n) of a cell are missing and others are not: it is neither sea nor a state."""
+    missing = ~np.isfinite(values)
+    some = np.flatnonzero(missing.any(axis=0) & ~missing.all(axis=0))
+    if some.size:
+        names = [name for name, gone in zip(names, missing[:, some[0]], strict=True) if gone]
+        raise file.error(
+            f"cell {band.start + int(some[0]) + 1} lacks {', '.join(names)} and has the other classes ({some.size} "
+            "such cells): give all classes of a cell, or none where it is sea"
+        )
+
+
 def _land(
     file: NcReader, names: Sequence[str], fraction_of: str, shape: tuple[int, ...], band: slice, given: Float | None
 ) -> Float:
@@ -141,6 +153,7 @@ def _land(
             return as_fraction(file, name, _field(file, name, 0, shape, band))
     first = np.stack([_field(file, name, 0, shape, band) for name in names])
     known = np.isfinite(first).all(axis=0)
+    _refuse_partly_missing(file, names, first, band)
     total = np.where(known, np.nan_to_num(first).sum(axis=0), 0.0)
     if fraction_of == "cell":
         return np.clip(total, 0.0, 1.0)

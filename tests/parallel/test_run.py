@@ -161,3 +161,14 @@ def test_a_crosswalk_by_climate_gives_the_same_bits_on_any_ranks(files: tuple[Pa
     assert maps[0] == maps[1]
     with netCDF4.Dataset(folder / "out" / "ai4land_2015.nc") as file:
         assert file["forest"][:].filled(-1).tobytes() != maps[0][1]
+
+
+def test_a_cell_that_lacks_some_classes_is_refused(tmp_path: Path) -> None:
+    land = luh2_like(tmp_path / "states.nc")
+    cell = int(np.flatnonzero(land.ravel() > 0)[40])
+    with netCDF4.Dataset(tmp_path / "states.nc", "a") as file:
+        file[LEGEND[2]][0, cell // 36, cell % 36] = 1e20
+    with pytest.raises(BadInputError, match=f"cell {cell + 1} lacks {LEGEND[2]} and has the other classes"):
+        CoarseStates.open(tmp_path / "states.nc", LEGEND, "cell")
+    with pytest.raises(BadInputError, match=f"cell {cell + 1} lacks"):
+        CoarseStates.open(tmp_path / "states.nc", LEGEND, "cell", rank=cell * 2 // 648, size=2)
