@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ai4land_coupler.errors import ConfigError
 from ai4land_coupler.features import CLIMATE_CLASS, CLIMATE_CLASSES, GROUPS, Channel
+from ai4land_coupler.training.closing import SCORES, closed_cross_entropy, to_cells
 from ai4land_coupler.training.dataset import (
     CLASSES,
     FINE,
@@ -91,26 +92,6 @@ class TrainConfig:
         return cls(**entries)
 
 
-def closing_offset(logits: Tensor, area: Tensor, totals: Tensor, iterations: int = 25) -> Tensor:
-    """Return b (C, K) with sum_i a_i softmax(z + b)_ik close to F_k sum_i a_i, without gradient.
-
-    Iterative proportional fitting in the exponentials of z (C, K, n): two products a pass, enough for training;
-    what ships is closed by `constraint.close`.
-    """
-    with torch.no_grad():
-        share = area / area.sum(1, keepdim=True)
-        present = totals > 0
-        z = logits.masked_fill(~present[:, :, None], -torch.inf)
-        e = (z - z.amax(1, keepdim=True)).clamp_(min=-20).exp_() * present[:, :, None]
-        scale = present.float()
-        for _ in range(iterations):
-            norm = torch.bmm(scale[:, None], e)[:, 0]  # (C, n)
-            mean = torch.bmm(e, (share / norm)[:, :, None])[:, :, 0] * scale
-            scale = scale * torch.where(present, totals / mean.clamp(min=1e-30), 0.0)
-            scale = scale / scale.amax(1, keepdim=True)
-        return torch.where(present, scale.clamp(min=1e-30).log(), -1e9)
-
-
 def young_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
     """Return an exponential average that forgets its first steps sooner: decay min(d, (1 + n) / (10 + n))."""
 
@@ -121,44 +102,18 @@ def young_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tens
     return average
 
 
-def to_cells(values: Tensor, size: int) -> Tensor:
-    """Rearrange (B, K, M, M) to (B (M / size)^2, K, size^2)."""
-    b, k, m, _ = values.shape
-    n = m // size
-    return values.reshape(b, k, n, size, n, size).permute(0, 2, 4, 1, 3, 5).reshape(b * n * n, k, size * size)
-
-
 def closed_loss(logits: Tensor, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-    """Return the area-weighted closed cross-entropy of a batch and sums for its scores.
-
-    The gradient of -sum_i w_i log softmax(z_i + b)_y with b held fixed is w (p - y). Each crop has the
-    weight 1 / B.
-    """
+    """Return the area-weighted closed cross-entropy of a batch, each crop of weight 1 / B, and sums for its scores."""
     labels, weights = torch.from_numpy(batch.labels), torch.from_numpy(batch.weights)
     weights = weights / weights.sum((1, 2), keepdim=True).clamp(min=1e-6) / len(weights)
     z = to_cells(logits, batch.size)
-    y = to_cells(labels[:, None].long(), batch.size)[:, 0]
+    y = to_cells(labels[:, None], batch.size)[:, 0]
     w = to_cells(weights[:, None], batch.size)[:, 0]
     area = to_cells(torch.from_numpy(batch.area)[:, None], batch.size)[:, 0]
     totals = torch.from_numpy(batch.totals).flatten(2).transpose(1, 2).reshape(-1, CLASSES)
     used = torch.nonzero(w.sum(1) > 0)[:, 0]
-    z, y, w, area, totals = (part[used] for part in (z, y, w, area, totals))
-    b = closing_offset(z, area, totals)
-    log_p = torch.log_softmax(z + b[:, :, None], dim=1)
-    index = (y - 1).clamp(min=0)[:, None]
-    chosen = log_p.gather(1, index)[:, 0]
-    loss = -(w * chosen).sum()
-    with torch.no_grad():
-        majority = totals.argmax(1)[:, None]
-        scores = {
-            "weight": w.sum(),
-            "loss": loss,
-            "argmax": (w * (log_p.argmax(1) == index[:, 0])).sum(),
-            "majority": (w * (majority == index[:, 0])).sum(),
-            "drawn": (w * chosen.exp()).sum(),
-            "random": (w * totals.gather(1, index[:, 0])).sum(),
-        }
-    return loss, {name: float(value.detach()) for name, value in scores.items()}
+    loss, sums, _ = closed_cross_entropy(*(part[used] for part in (z, y, w, area, totals)))
+    return loss, dict(zip(SCORES, sums.tolist(), strict=True))
 
 
 class Training:

@@ -17,8 +17,9 @@ from ai4land_coupler.errors import ConfigError
 from ai4land_coupler.grids import HostGrid
 from ai4land_coupler.inference import TileRunner
 from ai4land_coupler.training import dataset, metrics, scoreplots
+from ai4land_coupler.training.closing import closing_offset, to_cells
 from ai4land_coupler.training.evaluate import MAPS, evaluate, evaluate_regions, score
-from ai4land_coupler.training.loop import closed_loss, closing_offset, to_cells
+from ai4land_coupler.training.loop import closed_loss
 from ai4land_coupler.training.regions import Region, parse
 from ai4land_coupler.training.staticmaps import Truth, answer
 

@@ -1,6 +1,7 @@
 """Samples of a store: what a crop holds, what is kept from the training, and that no worker changes anything."""
 
 from dataclasses import fields, replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -194,3 +195,9 @@ def test_a_projected_store_of_one_year_is_padded(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_refused(folder: Path, entries: dict[str, object], what: str) -> None:
     with pytest.raises(ConfigError, match=what):
         _ = Crops(Store.open(folder / "store.zarr"), read(folder, **entries)).shape
+
+
+def test_the_example_of_a_configuration_can_be_read() -> None:
+    path = resources.files("ai4land_coupler.training") / "hilda-1km.yaml"
+    config = TrainConfig.read(Path(str(path)))
+    assert (config.validation_years, config.rollout, config.teacher) == ((2001, 2014), 2, (1.0, 0.0))
