@@ -23,14 +23,17 @@ SHARED = 2**31  #: index from which on the draws of whole passes stand, past tho
 class Batch:
     """B crops of N fine cells an edge, M of them scored, over T years, coarse cells of `size` fine cells.
 
-    static (B, C, N, N) float16; climate (B, N, N) uint8, or no channel (B, 0); classes (B, [1 +] T, N, N) uint8, the
-    year before first where the network has a prior; totals (B, T, K, n, n) float32 of the coarse cells that hold the
-    margin; trained (B, M, M) bool; area (B, M) float32 of the rows; cells: for each year the coarse cells of the
-    interior (in the order of `to_cells`) with more than one class; known (B,) bool: the prior is given; teacher (B, T)
-    bool: the observed year before is given in place of the network's own, the first always.
+    static (B, C, N, N) float16, to be shifted by shift (B, C) and then multiplied by kept (B, C); climate (B, N, N)
+    uint8, or no channel (B, 0); classes (B, [1 +] T, N, N) uint8, the year before first where the network has a prior;
+    totals (B, T, K, n, n) float32 of the coarse cells that hold the margin; trained (B, M, M) bool; area (B, M) float32
+    of the rows; cells: for each year the coarse cells of the interior (in the order of `to_cells`) with more than one
+    class; known (B,) bool: the prior is given; teacher (B, T) bool: the observed year before is given in place of the
+    network's own, the first always.
     """
 
     static: Tensor
+    shift: Tensor
+    kept: Tensor
     climate: Tensor
     classes: Tensor
     totals: Tensor
@@ -115,8 +118,11 @@ class Samples(torch.utils.data.Dataset):
         if self.prior:
             classes.insert(0, crops.classes(years[0] - 1, *corner))
         climate = crops.climate(*corner) if crops.store.climate_classes else np.zeros(0, np.uint8)
+        static = crops.static(*corner)
         return {
-            "static": crops.static(*corner),
+            "static": static,
+            "shift": np.zeros(len(static), np.float32),
+            "kept": np.ones(len(static), np.float32),
             "climate": climate,
             "classes": np.stack(classes),
             "totals": np.stack([crops.totals(values, row - reach, size) for values in maps]),
@@ -138,19 +144,15 @@ class Samples(torch.utils.data.Dataset):
         return Batch(**{name: torch.from_numpy(values) for name, values in arrays.items()}, cells=cells, size=size)
 
     def _perturb(self, item: dict[str, NDArray], rng: np.random.Generator) -> None:
-        """Make places harder to remember, in place: shift channels, drop groups of channels."""
+        """Make places harder to remember: shift channels, drop groups of channels."""
         groups, noisy = self._groups
-        shift = rng.normal(0, 1, (len(noisy), 1, 1)) * self.config.noise
-        dropped = [group for group in groups if rng.random() < self.config.drop]
-        if noisy and self.config.noise:
-            item["static"] = np.array(item["static"])
-            item["static"][noisy] += shift.astype(np.float16)
-        for group in dropped:
-            channels = [channel for channel in group if channel < item["static"].shape[0]]
-            if len(channels) < len(group):
-                item["climate"] = np.zeros_like(item["climate"])
-            item["static"] = np.array(item["static"])
-            item["static"][channels] = 0
+        item["shift"][noisy] = rng.normal(0, 1, len(noisy)) * self.config.noise
+        for group in groups:
+            if rng.random() < self.config.drop:
+                channels = [channel for channel in group if channel < len(item["kept"])]
+                item["kept"][channels] = 0
+                if len(channels) < len(group):
+                    item["climate"] = np.zeros_like(item["climate"])
 
 
 def _rng(*key: int) -> np.random.Generator:
@@ -162,7 +164,7 @@ def _between(ends: tuple[float, float], done: float) -> float:
 
 
 def _flip(name: str, values: NDArray, axes: list[int]) -> NDArray:
-    if name in ("known", "teacher") or not values.size:
+    if name in ("known", "teacher", "shift", "kept") or not values.size:
         return values
     if name == "area":
         axes = [-1] if -2 in axes else []

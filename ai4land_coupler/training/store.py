@@ -195,7 +195,7 @@ class Store:
     def static(self, rows: slice, cols: NDArray[np.int64]) -> NDArray[np.float16]:
         """Static channels (C, nrow, ncol), normalised."""
         values = self._read("static", (slice(None),), rows, cols)
-        return self._sound("static", values, not np.isnan(values).any())
+        return self._sound("static", values, not np.isnan(values[:1]).any())  # a chunk has all channels
 
     def climate(self, rows: slice, cols: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Climate classes (nrow, ncol), 0 none."""

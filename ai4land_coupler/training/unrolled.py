@@ -74,7 +74,8 @@ class View:
 
     def inputs(self, t: int, prior: Tensor | None) -> Tensor:
         """Input channels of year t (B, C, N, N); prior (B, N, N) classes 0..K, 0 where not known."""
-        parts = [self.batch.static.float()]
+        shift, kept = self.batch.shift[..., None, None], self.batch.kept[..., None, None]
+        parts = [(self.batch.static.float() + shift) * kept]
         if self.batch.climate.numel():
             parts.append(self.batch.climate[:, None].float())
         parts.append(self.coarse(t))

@@ -55,7 +55,7 @@ def test_processes_share_the_samples_of_one(folder: Path) -> None:
     one, two = read(folder, batch=2, **DROPS), read(folder, batch=1, **DROPS)
     whole = Samples(one, Team())[3]
     parts = [Samples(two, Team(rank, 2))[3] for rank in range(2)]
-    for name in ("static", "climate", "classes", "totals", "trained", "area", "known", "teacher"):
+    for name in ("static", "shift", "kept", "climate", "classes", "totals", "trained", "area", "known", "teacher"):
         assert torch.equal(getattr(whole, name), torch.cat([getattr(part, name) for part in parts]))
 
 
@@ -155,8 +155,10 @@ def test_groups_are_dropped_whole(folder: Path) -> None:
     item = samples.sample(0, 0, 1)
     names = samples.crops.store.statics
     dropped = {"height", "slope", "koppen_a"}
-    assert {name for name, channel in zip(names, item["static"], strict=True) if not channel.any()} >= dropped
-    assert item["static"][names.index("t_mean")].any()
+    assert {name for name, kept in zip(names, item["kept"], strict=True) if not kept} == dropped
+    assert not item["shift"].any()
+    shift = Samples(read(folder, **(DROPS | {"noise": 0.3})), Team()).sample(0, 0, 1)["shift"]
+    assert np.flatnonzero(shift).tolist() == [names.index("t_mean")]
     assert not item["climate"].any()
     with pytest.raises(ConfigError, match="nowhere"):
         Samples(read(folder, groups={"a": ["nowhere"]}), Team())

@@ -109,3 +109,14 @@ def test_a_rollout_of_two_years_by_hand(samples: Samples) -> None:
             rim = torch.ones(72, 72, dtype=torch.bool)
             rim[inner, inner] = False
             assert torch.equal(prior[:, rim], given.classes[:, 0][:, rim].long())
+
+
+def test_channels_are_shifted_and_dropped_before_the_network_sees_them(samples: Samples) -> None:
+    given, net = batch(samples, True, True), Recorder(2.0)
+    given.shift[0, 1], given.kept[1, 2] = 0.5, 0.0
+    list(years(net, given, 4, nullcontext))
+    static, seen = given.static.float(), net.seen[0][:, : given.static.shape[1]]
+    assert torch.equal(seen[0, 1], static[0, 1] + 0.5)
+    assert not seen[1, 2].any()
+    static[0, 1], static[1, 2] = seen[0, 1], seen[1, 2]
+    assert torch.equal(seen, static)
