@@ -260,9 +260,23 @@ def evaluate(
         Path | None, typer.Option(help="Instead: score the ai4land_YYYY.nc of a run, with --observed.")
     ] = None,
     observed: Annotated[Path | None, typer.Option(help="netCDF of observed yearly class maps.")] = None,
-    base: Annotated[int | None, typer.Option(help="Year that change is counted from; the earliest observed.")] = None,
+    change: Annotated[
+        Path | None,
+        typer.Option(help="Instead: learn from a netCDF of yearly class maps up to --base, score its later years."),
+    ] = None,
+    base: Annotated[
+        int | None, typer.Option(help="Year that change is counted from; the earliest observed, needed with --change.")
+    ] = None,
+    block: Annotated[int, typer.Option(help="With --change: edge in pixels of blocks whose totals are given.")] = 100,
+    out: Annotated[Path | None, typer.Option(help="With --change: folder for maps and drawings.")] = None,
+    seed: Annotated[int, typer.Option(help="With --change: of the training.")] = 1,
 ) -> None:
-    """Score an emulator on the map of its base year beside majority fill and random placement."""
+    """Score an emulator on the map of its base year beside majority fill and random placement, or change over years."""
+    if change is not None:
+        from ai4land_coupler.training import changescore
+
+        changescore.command(change, base, block, json, out, seed, threads)
+        return
     from ai4land_coupler.training import evaluate as scoring
 
     if (run is None) != (observed is None):
