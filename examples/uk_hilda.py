@@ -5,8 +5,9 @@ column of 0.5 degree cells, scored in those between.
 
 FOLDER holds the rasters of LandScaleR's example (github.com/TamsinWoodman/LandScaleR): the maps
 20221006_HILDA_UK_LULC_2009.tif and 20230211_HILDA_UK_LULC_2012.tif, and 20221006_HILDA_UK_LUC_*.tif, the yearly net
-change in km2 of ten classes on 0.5 degrees. Needs rasterio (`pip install rasterio`). --inner leaves the columns between
-alone: it learns in half of the others and scores the rest of them, which is how everything was chosen.
+change in km2 of ten classes on 0.5 degrees. Needs rasterio: pip install 'ai4land_coupler[train]'.
+--inner leaves the columns between alone: it learns in half of the others and scores the rest of them, which is how
+everything was chosen.
 """
 
 import argparse

@@ -21,8 +21,6 @@ from ai4land_coupler.constraint import close, quota
 from ai4land_coupler.errors import ConfigError
 from ai4land_coupler.training.closing import closing_offset
 
-LONGEST_LEAD = 20
-"""Years between two maps that the network tells apart at most."""
 DINKELBACH_STEPS = 3
 
 
@@ -35,14 +33,14 @@ class ChangeConfig:
     steps: int = 1500
     pixels: int = 6144  # of a step
     group: int = 768  # of one block at most
-    draws: int = 240  # blocks drawn of each base map
+    pool: int = 180_000  # pixels drawn of each base map, by blocks
     learning_rate: float = 3e-3
     weight_decay: float = 1e-2
     warmup: int = 50
     gain: float = 4.0  # lift of a pixel's own class before training
 
     def __post_init__(self) -> None:
-        if min(self.hidden, self.steps, self.pixels, self.group, self.draws) < 1 or self.steps < self.warmup:
+        if min(self.hidden, self.steps, self.pixels, self.group, self.pool) < 1 or self.steps < self.warmup:
             raise ConfigError(f"positive sizes and steps >= warmup are expected, got {self}")
 
 
@@ -68,7 +66,7 @@ class Sample:
 def context(before: NDArray[np.float64], after: NDArray[np.float64], lead: float) -> NDArray[np.float32]:
     """What a block tells its pixels, (G, 2 K + 2), from its totals (G, K) and the years between."""
     change = after - before
-    years = np.repeat([[min(lead, LONGEST_LEAD) / 5, 1 / max(lead, 1)]], len(before), axis=0)
+    years = np.repeat([[lead / 5, 1 / max(lead, 1)]], len(before), axis=0)
     return np.concatenate([np.sign(change) * np.sqrt(np.abs(change)), np.sqrt(after), years], 1).astype(np.float32)
 
 
@@ -80,6 +78,7 @@ class ChangeNet(nn.Module):
 
     mean: Tensor
     scale: Tensor
+    longest: Tensor  # years between two maps that it has seen at most; more are taken for so many
 
     def __init__(self, channels: int, classes: int, hidden: int, gain: float) -> None:
         super().__init__()
@@ -94,6 +93,7 @@ class ChangeNet(nn.Module):
         self.gain = nn.Parameter(torch.tensor(gain))
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("scale", torch.ones(channels))
+        self.register_buffer("longest", torch.tensor(1.0))
 
     def forward(self, features: Tensor, block: Tensor) -> Tensor:
         """Return the logits of pixels (G, n, C) of blocks (G, X)."""
@@ -111,6 +111,7 @@ def train(samples: Sequence[Sample], classes: int, config: ChangeConfig) -> Chan
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         net = ChangeNet(samples[0].features.shape[2], classes, config.hidden, config.gain)
+    net.longest.fill_(max(target.lead for _, target in pairs))
     _standardise(net, samples)
     decayed = [p for p in net.parameters() if p.ndim > 1]
     plain = [p for p in net.parameters() if p.ndim <= 1]
@@ -189,7 +190,7 @@ def fractions(
 ) -> tuple[NDArray[np.float64], float]:
     """Closed fractions (B, K, n) of the blocks and the largest residual of a total, as a share of the block's land."""
     logits = np.zeros((len(members.pixel), net.classes, members.pixel.shape[1]), np.float32)
-    block = torch.from_numpy(context(before, after, lead))
+    block = torch.from_numpy(context(before, after, min(lead, float(net.longest))))
     with torch.inference_mode():
         for b, pixel in enumerate(members.pixel):
             seen = torch.from_numpy(features[pixel].astype(np.float32))[None]

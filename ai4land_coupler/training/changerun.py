@@ -15,7 +15,7 @@ from ai4land_coupler.training.changefeatures import features
 from ai4land_coupler.training.changeseries import Series
 
 SHORTEST_HISTORY = 3
-"""Maps that a base map of training has up to itself, where the series is long enough."""
+"""Maps that a base map of training has up to itself, where the series is long enough to spare those before."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,7 @@ def learn(series: Series, base: int, block: int, config: ChangeConfig) -> Change
 def samples(series: Series, base: int, block: int, config: ChangeConfig) -> Iterator[Sample]:
     """Pixels of every base map before the year `base` and what they become up to it."""
     last = series.index(base)
-    first = min(SHORTEST_HISTORY - 1, last - 1)
-    for start in range(max(first, 0), last):
+    for start in range(min(SHORTEST_HISTORY - 1, last // 2), last):
         yield _sample(series, start, last, block, config)
 
 
@@ -55,9 +54,8 @@ def _sample(series: Series, start: int, last: int, block: int, config: ChangeCon
     rng = np.random.default_rng([config.seed, start])
     now = series.classes[start].reshape(-1)
     squares = _squares(series.classes[start] > 0, block, config, rng)
-    drawn = np.stack(
-        [rng.choice(square, min(config.group, block * block), len(square) < config.group) for square in squares]
-    )
+    group = min(config.group, block * block)
+    drawn = np.stack([rng.choice(square, group, len(square) < group) for square in squares])
     targets = []
     for end in range(start + 1, last + 1):
         later = series.classes[end].reshape(-1)
@@ -77,13 +75,14 @@ def _squares(
     ny, nx = land.shape
     place = np.arange(land.size).reshape(land.shape)
     found: list[NDArray[np.int64]] = []
-    for _ in range(20 * config.draws):
+    wanted = -(-config.pool // min(config.group, block * block))
+    for _ in range(20 * wanted):
         row, col = rng.integers(1 - block, ny), rng.integers(1 - block, nx)
         part = slice(max(row, 0), row + block), slice(max(col, 0), col + block)
         inside = place[part][land[part]]
         if inside.size * 4 >= min(block * block, land.size):
             found.append(inside)
-        if len(found) == config.draws:
+        if len(found) == wanted:
             break
     return found or [place[land]]
 
