@@ -9,32 +9,45 @@ T = TypeVar("T")
 
 
 class Ahead(Generic[T]):
-    """Runs a function in a thread; signals stay with the host's threads."""
+    """Runs a function in a thread, from `start` on; signals stay with the host's threads."""
 
     def __init__(self, work: Callable[[], T]) -> None:
         self._work = work
-        self._made: T | None = None
+        self._made: list[T] = []
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="ai4land ahead")
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin. Raises nothing: where no thread can be had, `result` says so."""
         try:
-            self._thread.start()  # inherits the mask
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            thread = threading.Thread(target=self._run, name="ai4land ahead")
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            try:
+                thread.start()  # inherits the mask
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            self._thread = thread
+        except Exception as error:
+            self._error = error
 
     def _run(self) -> None:
         try:
-            self._made = self._work()
+            self._made.append(self._work())
         except BaseException as error:  # raised again where the host asks for the result
             self._error = error
 
     def wait(self) -> None:
         """Return when the function has ended, however it did."""
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
 
     def result(self) -> T:
-        """Wait for what the function returned; raises what it raised."""
+        """What the function returned, once it has; raises what it raised, once: after that it is run again, here."""
         self.wait()
+        if self._error is None and not self._made:
+            self._run()
         if self._error is not None:
-            raise self._error
-        return self._made  # type: ignore[return-value]
+            error, self._error = self._error, None
+            raise error
+        return self._made[0]

@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -87,9 +88,11 @@ class Hooks:
 
         def set_grid() -> None:
             component = self._component(handle)
-            component.set_grid(component.together(grid))
-            desk = self._desks[handle] = Desk(self._ffi, self._lib, handle)
-            desk.take(component.legend, component.size("host"))
+            component.set_grid(grid)
+            with suppress(MemoryError):  # without a desk each put and get crosses into Python
+                desk = Desk(self._ffi, self._lib, handle)
+                desk.take(component.legend, component.size("host"))
+                self._desks[handle] = desk
 
         return self._guard(handle, set_grid)
 
@@ -105,7 +108,11 @@ class Hooks:
         def step() -> Status:
             component = self._component(handle)
             try:
-                component.advance(year, self._desks[handle].taken() if handle in self._desks else None)
+                desk = self._desks.get(handle)
+                put = component.together(lambda: desk.taken() if desk else None)
+                if desk:
+                    desk.empty()
+                component.advance(year, put)
             finally:
                 self._offer(handle)
             if component.held is None:
@@ -181,9 +188,12 @@ class Hooks:
         return ANSWERED + status
 
     def _offer(self, handle: int) -> None:
-        """Lay out what is served now; nothing where nothing is."""
+        """Lay out what is served now; nothing where nothing is, or where memory is short: `get` serves it then."""
         if handle in self._desks:
-            self._desks[handle].offer(self._components[handle].views())
+            try:
+                self._desks[handle].offer(self._components[handle].views())
+            except MemoryError:
+                self._desks[handle].offer({})
 
     def _component(self, handle: int) -> Component:
         if handle in self._components:

@@ -23,6 +23,9 @@ N = TypeVar("N", np.int64, np.uint64)
 LONGEST = 1 << 14
 """Bytes of the text of an error that cross ranks."""
 
+KNOWN = "_known_to_all_ranks"
+"""Attribute of an exception that no rank has to be told of."""
+
 
 class Communicator:
     """A private duplicate of the host's communicator with the few operations the plugin needs.
@@ -67,17 +70,17 @@ class Communicator:
 
     @contextlib.contextmanager
     def hook(self) -> Iterator[None]:
-        """All of a collective hook: Python signal handlers of the host run at `let_in`, agreements and the end. Local.
+        """All of a collective hook, whose parts are `whole`: a last net for what fails between them. Collective.
 
-        One that raised within MPI, or between two parts of a hook, would leave the other ranks waiting. With one rank
-        they run at any time.
+        Python signal handlers of the host run at `let_in`, at agreements and at the end of the hook: one that raised
+        within MPI, or between two parts, would leave the other ranks waiting. With one rank they run at any time.
         """
         if self._inside:
             yield
             return
         self._inside = True
         try:
-            with self._interrupts.held_back(self.size > 1):
+            with self._interrupts.held_back(self.size > 1), self._part():
                 yield
         finally:
             self._inside, self._failed = False, None
@@ -90,21 +93,28 @@ class Communicator:
         at the end of the part; the error of the lowest such rank wins. So a part must change nothing that outlives its
         failure: that comes after it. An exit or an interrupt goes on as such on the rank that it came to.
         """
+        with self._part() if self._inside else self.hook():
+            yield
+
+    @contextlib.contextmanager
+    def _part(self) -> Iterator[None]:
         self._failed = None
-        with self.hook():
-            try:
-                yield
-            except BaseException as error:
-                self._spread(error)
-                raise
-            self.agree(None)
+        try:
+            yield
+        except BaseException as error:
+            self._spread(error)
+            raise
+        self.agree(None)
 
     def _spread(self, error: BaseException) -> None:
         """Tell all ranks of an error, unless they know of one by now, and raise what they all raise."""
+        if getattr(error, KNOWN, False):
+            return
         if self._failed is None:
             with contextlib.suppress(CouplerError):
                 self.agree(_described(error))
-        if isinstance(error, Exception) and self._failed is not None and error is not self._failed:
+        setattr(error, KNOWN, True)
+        if isinstance(error, Exception) and self._failed is not None:
             raise self._failed from (None if isinstance(error, CouplerError) else error)
 
     def together(self, local: Callable[[], T]) -> T:
@@ -132,7 +142,9 @@ class Communicator:
         if self._first[0] < self.size:
             self._comm.Bcast(self._text, root=int(self._first[0]))
             self._failed = self._read(int(self._first[0]))
-            raise interrupt or self._failed from cause
+            raised = interrupt or self._failed
+            setattr(raised, KNOWN, True)
+            raise raised from cause
 
     def _write(self, failure: tuple[int, str]) -> None:
         status, text = failure

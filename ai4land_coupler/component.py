@@ -5,7 +5,7 @@ What a step does is in `years.py`.
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,7 +29,7 @@ from ai4land_coupler.year import GEOMETRY, fine_geometry, host_geometry, known_g
 from ai4land_coupler.years import Years
 
 if TYPE_CHECKING:
-    from ai4land_coupler.record import Answer, Recorder
+    from ai4land_coupler.record import Answer, Ask, Recorder
 
 log = logging.getLogger(__package__)
 
@@ -62,13 +62,14 @@ class Component:
         Rank 0 reads the configuration. Raises ConfigError, EmulatorError, OutputError or MPIError on every rank alike.
         """
         private = Communicator.of(comm)
-        console.show_log(private.rank)
         try:
-            loaded = private.together(lambda: _load(config) if private.rank == 0 else None)
-            agreed: Config = private.bcast(loaded)
-            made = private.together(lambda: cls(agreed, private, Emulator.load(agreed.emulator)))
-            made._open_record(private)
-            return made
+            with private.hook():
+                with private.whole():
+                    console.show_log(private.rank)
+                    agreed: Config = private.bcast(_load(config) if private.rank == 0 else None)
+                    made = cls(agreed, private, Emulator.load(agreed.emulator))
+                made._open_record(private)
+                return made
         except BaseException:
             private.free()
             raise
@@ -116,24 +117,27 @@ class Component:
         comm = self._alive()
         return comm.bcast(comm.together(lambda: on_first() if comm.rank == 0 else None))
 
-    def set_grid(self, grid: HostGrid) -> None:
+    def set_grid(self, grid: HostGrid | Callable[[], HostGrid]) -> None:
         """Take this rank's host cells (none is normal), once. Collective.
 
-        Raises GridError or RegridError on every rank alike. Make the cells within `together` where they may be wrong
-        on one rank alone.
+        grid: the cells, or a function that makes them, where they may be wrong on one rank alone. Raises GridError or
+        RegridError on every rank alike.
         """
         comm = self._alive()
-        comm.together(self._refuse_second_grid)
-        borrow = self.config.constraint.mode != "change"
-        domain = Domain.build(comm, self.emulator, self.config.regrid, grid, borrow)
-        self._legend = comm.together(lambda: self._legend.on(domain.hosts.own, self.emulator))
-        config = self.config
-        self._years = Years(
-            comm, domain, self.emulator, self._runner, self._publisher, config.lag, config.constraint.mode
-        )
-        self._publisher.know(self._provenance())
-        if self._recorder is not None:
-            self._recorder.grid(comm, grid)
+        given: list[HostGrid] = []
+        with comm.hook(), self._noted(lambda record, *end: record.grid(comm, given[0] if given else None, *end)):
+            config = self.config
+            with comm.whole():
+                self._refuse_second_grid()
+                given.append(grid() if callable(grid) else grid)
+                borrow = config.constraint.mode != "change"
+                domain = Domain.build(comm, self.emulator, config.regrid, given[0], borrow)
+                legend = self._legend.on(domain.hosts.own, self.emulator)
+                years = Years(
+                    comm, domain, self.emulator, self._runner, self._publisher, config.lag, config.constraint.mode
+                )
+                self._publisher.know(self._provenance(domain))
+            self._years, self._legend = years, legend
 
     def put(self, name: str, values: ArrayLike) -> None:
         """Hand over one class of the state, (n,) fractions in the order of `set_grid`; judged in `step`. Local."""
@@ -158,26 +162,43 @@ class Component:
         the last good year is then still served, and this one may be tried again. Where bad values are configured to
         hold last year's fields they are served, and `held` says why.
         """
-        self.advance(year, state)
+        comm = self._alive()
+        with comm.hook():
+            room = comm.together(self._room)  # while nothing has changed that a lack of memory would leave half done
+            self.advance(year, state)
+            comm.together(lambda: self._fill(room))
+        return room
+
+    def _room(self) -> dict[str, NDArray[np.float64]]:
+        n = self._years.domain.fine_size if self._years else 0
+        return {name: np.empty(n) for name in self.emulator.legend}
+
+    def _fill(self, room: Mapping[str, NDArray[np.float64]]) -> None:
         fields = self._gridded().served
-        return {name: fields.fine(k) for k, name in enumerate(self.emulator.legend)}
+        for k, values in enumerate(room.values()):
+            fields.fine(k, values)
 
     def advance(self, year: int, state: Mapping[str, ArrayLike] | None = None) -> None:
         """What `step` does, for hosts that `get` the fields they want. Collective."""
-        comm, watch = self._alive(), Stopwatch()
-        with self._noted(lambda record, *end: record.step(comm, year, self._put, *end)):
-            comm.together(lambda: self._complete(year, state or {}))
-            _refuse_different_years(comm, year)
-            years = self._gridded()
-            try:
-                own = comm.together(self._judged)
-            except BadInputError as error:
-                if self.config.on_bad_input == "fail" or years.fields is None:
-                    raise
-                years.hold(year, str(error), watch)
-            else:
-                years.advance(year, own, watch)
-        self._put = {}
+        comm = self._alive()
+        with comm.hook():
+            with self._noted(lambda record, *end: record.step(comm, year, self._put, *end)):
+                with comm.whole():
+                    watch = Stopwatch()
+                    self._complete(year, state or {})
+                    _refuse_different_years(comm, year)
+                years, own, refused = self._gridded(), None, ""
+                try:
+                    own = comm.together(self._judged)
+                except BadInputError as error:
+                    if self.config.on_bad_input == "fail" or years.fields is None:
+                        raise
+                    refused = str(error)
+                if own is None:
+                    years.hold(year, refused, watch)
+                else:
+                    years.advance(year, own, watch)
+            self._put = {}
 
     def size(self, grid: str) -> int:
         """Number of this rank's cells on "fine" or "host". Local."""
@@ -235,9 +256,13 @@ class Component:
         A year whose fields are in the making (`lag: 1`) goes with it.
         """
         comm = self._alive()
-        with self._noted(lambda record, status, text, _: record.restart_written(comm, Path(path), status, text)):
-            fields = comm.together(lambda: self._gridded().served)
-            years, hosts = self._gridded(), self._gridded().domain.hosts
+
+        with (
+            comm.hook(),
+            self._noted(lambda record, status, text, _: record.restart_written(comm, Path(path), status, text)),
+        ):
+            years = self._gridded()
+            fields, hosts = years.served, years.domain.hosts
             ahead = None if years.in_the_making is None else hosts.gather(comm, years.in_the_making)
             first = None if years.first is None else hosts.gather(comm, years.first)
             before = years.prior
@@ -247,17 +272,20 @@ class Component:
                 fields.year if years.last is None else years.last, ahead, self._identity(), self._provenance(),
                 first, prior,
             )  # fmt: skip
-            comm.together(lambda: restart.write(Path(path)) if comm.rank == 0 else None)
+            comm.agree(None)  # nothing is written where a rank has failed
+            if comm.rank == 0:
+                restart.write(Path(path))
 
     def read_restart(self, path: "str | Path") -> None:
         """After `set_grid`: serve the restart's year without a step; the next step goes on from it. Collective."""
         comm = self._alive()
-        with self._noted(lambda record, *end: record.restart_read(comm, Path(path), *end)):
-            years = comm.together(self._gridded)
-            identity, others = self._identity(), self.config.restart.allow_other_weights
-            read = comm.together(lambda: Restart.read(Path(path), identity, others) if comm.rank == 0 else None)
-            years.resume(read, str(path))
-        self._put = {}
+        with comm.hook():
+            with self._noted(lambda record, *end: record.restart_read(comm, Path(path), *end)):
+                with comm.whole():
+                    years, others = self._gridded(), self.config.restart.allow_other_weights
+                    read = Restart.read(Path(path), self._identity(), others) if comm.rank == 0 else None
+                years.resume(read, str(path))
+            self._put = {}
 
     def finalize(self) -> None:
         """Give back what the plugin holds, once a year in the making is served; a second call does nothing. Collective.
@@ -266,18 +294,21 @@ class Component:
         """
         if self._comm is None:
             return
+        comm = self._comm
         try:
-            if self._years is not None:
-                self._years.land()
+            with comm.hook(), self._noted(lambda record, *end: record.finalized(comm, *end)):
+                if self._years is not None:
+                    self._years.land()
+                self._publisher.summarise()
         finally:
             self._give_back()
 
     def _give_back(self) -> None:
         comm, self._comm = self._alive(), None
-        if self._years is not None:
-            self._years.drop()
+        with suppress(MemoryError):
+            if self._years is not None:
+                self._years.drop()
         self._years = None
-        self._publisher.summarise()
         if self._recorder is not None:
             self._recorder.close(comm)
         comm.free()
@@ -290,7 +321,7 @@ class Component:
     ) -> None:
         if kind is None:
             self.finalize()
-        elif self._comm is not None:
+        elif self._comm is not None and isinstance(error, Exception):  # else this rank ends, and others may not come
             self._give_back()
 
     def _complete(self, year: int, state: Mapping[str, ArrayLike]) -> None:
@@ -331,11 +362,11 @@ class Component:
             "weights": self.emulator.weights_hash,
         }
 
-    def _provenance(self) -> dict[str, str]:
+    def _provenance(self, domain: Domain | None = None) -> dict[str, str]:
         known = provenance.collect(self.emulator, self.config, self._precision) | self.origin
-        if self._years is None:
+        if domain is None and self._years is None:
             return known
-        domain = self._years.domain
+        domain = domain or self._gridded().domain
         return known | {"regrid_engine": domain.engine, "host_grid": domain.hosts.fingerprint}
 
     def _open_record(self, comm: Communicator) -> None:
@@ -345,16 +376,31 @@ class Component:
             self._recorder = Recorder.open(comm, self.config.record, self.config, self.legend, self._provenance())
 
     @contextmanager
-    def _noted(self, write: "Callable[[Recorder, int, str, Answer | None], None]") -> Iterator[None]:
-        """Hand the end of a collective hook to the recorder, where there is one: status, text, answer."""
+    def _noted(self, write: "Callable[[Recorder, int, str, Ask], None]") -> Iterator[None]:
+        """Hand the end of a collective hook to the recorder, where there is one: status, text, how to get the answer.
+
+        An exit or interrupt of this rank is an error on the others, who all come to the recorder.
+        """
         try:
-            yield
-        except CouplerError as error:
-            if self._recorder is not None:
-                write(self._recorder, int(error.status), str(error), None)
+            with self._alive().whole():  # so that every rank comes to the recorder with the same end
+                yield
+        except BaseException as error:
+            self._tell(write, error)
             raise
-        if self._recorder is not None:
-            write(self._recorder, int(Status.HELD if self.held else Status.OK), self.held or "", self._answer())
+        self._tell(write, None)
+
+    def _tell(self, write: "Callable[[Recorder, int, str, Ask], None]", error: BaseException | None) -> None:
+        """Call the recorder; where that fails before it is reached, so that the other ranks hear of it there."""
+        if self._recorder is None:
+            return
+        try:
+            if error is None:
+                write(self._recorder, int(Status.HELD if self.held else Status.OK), self.held or "", self._answer)
+            else:
+                status = error.status if isinstance(error, CouplerError) else Status.INTERNAL
+                write(self._recorder, int(status), str(error), lambda: None)
+        except Exception as missed:
+            self._recorder.missed(self._alive(), missed)
 
     @contextmanager
     def _noted_here(self, hook: str, arguments: str) -> Iterator[None]:
@@ -370,8 +416,8 @@ class Component:
         """What the host is now served, as the recorder keeps it. Collective."""
         from ai4land_coupler.record import Answer
 
-        years = self._gridded()
-        if years.fields is None:
+        years = self._years
+        if years is None or years.fields is None:
             return None
         return Answer.of(self._alive(), years.fields, years.domain.hosts.own.cell_id, self.held or "")
 

@@ -30,8 +30,11 @@ class Desk:
     def taken(self) -> dict[str, Float]:
         """What was put since the last call, by class."""
         full = dict(zip(self._room, self._full, strict=True))
-        self._full[:] = 0
         return {name: room for name, room in self._room.items() if full[name]}
+
+    def empty(self) -> None:
+        """What was put is taken."""
+        self._full[:] = 0
 
     def offer(self, fields: Mapping[tuple[str, str], Sequence[Float]]) -> None:
         """Let the host get these fields of (grid, name), each in contiguous pieces, in place of those before."""

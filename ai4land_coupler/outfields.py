@@ -110,17 +110,18 @@ class Writer(ABC):
         Rank 0 holds one tile at a time; what fails there or elsewhere is raised after every tile was passed on.
         """
         names = MAPS + (self.emulator.legend if self.has_fractions(year) else ())
+        spare = comm.together(lambda: blank(tiles[0], names) if tiles else {})
         attempt = _Attempt(self.path(year))
         file = attempt(self.open, year, tiles, held) if comm.rank == 0 else None
         try:
             for tile, rank in zip(tiles, owner, strict=True):
                 if comm.rank == rank:
-                    fields = attempt(_of_tile, local, tile, names) or blank(tile, names)
+                    fields = attempt(_of_tile, local, tile, names) or spare
                     if rank != 0:
                         for tag, name in enumerate(names):
                             comm.send(fields[name], 0, tag)
                 elif comm.rank == 0:
-                    fields = blank(tile, names)
+                    fields = spare
                     for tag, name in enumerate(names):
                         comm.recv(fields[name], int(rank), tag)
                 if file is not None:

@@ -79,17 +79,15 @@ class Publisher:
     def tell(self, comm: Communicator, report: YearReport, watch: Stopwatch) -> None:
         """Finish the year's report with its seconds, log it and rewrite report.json. Collective."""
         watch.finish()
-        if (folder := self._folder) is not None:
-            entries = [*self._entries, report.entry()] if self._speaks else []
-            comm.together(
-                lambda: (
-                    write_report(folder, run_report(entries, self._provenance, self._files)) if self._speaks else None
-                )
-            )
-            self._entries = entries
-        before, self._last = self._last, report
+        entries: list[dict[str, object]] = []
+        with comm.whole():
+            line = report.line(self._last) if self._speaks else ""
+            if self._folder is not None and self._speaks:
+                entries = [*(entry for entry in self._entries if entry["year"] != report.year), report.entry()]
+                write_report(self._folder, run_report(entries, self._provenance, self._files))
+        self._entries, self._last = entries, report
         if self._speaks:
-            log.info(report.line(before))
+            log.info(line)
 
     def go_on(self, year: int) -> None:
         """Keep what report.json of this grid and emulator says of the years up to `year`, for a run taken up there."""

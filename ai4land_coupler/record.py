@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +20,12 @@ from ai4land_coupler.answer import Answer
 from ai4land_coupler.comm import Communicator
 from ai4land_coupler.config import Config
 from ai4land_coupler.emulator import Emulator
+from ai4land_coupler.errors import Status
 from ai4land_coupler.grids import HostGrid
 from ai4land_coupler.inference import choose_precision
-from ai4land_coupler.recordfile import Call, Put, RecordedGrid, RecordWriter
+from ai4land_coupler.recordfile import GRID, Call, Put, RecordedGrid, RecordWriter
 
-__all__ = ["Answer", "Recorder", "contents_hash"]
+__all__ = ["Answer", "Ask", "Recorder", "contents_hash"]
 
 log = logging.getLogger(__package__)
 
@@ -32,20 +33,30 @@ PENDING = 1000
 """Failed local calls of a rank that are kept from one collective call to the next."""
 
 P = ParamSpec("P")
+Ask = Callable[[], Answer | None]
+"""Finds out what the host is served now; collective."""
 
 
 def harmless(
     method: Callable[Concatenate["Recorder", Communicator, P], None],
 ) -> Callable[Concatenate["Recorder", Communicator, P], None]:
-    """Turn whatever goes wrong in a collective method, on any rank, into one warning and the end of the record."""
+    """Turn whatever goes wrong in a collective method, on any rank, into one warning and the end of the record.
+
+    An exit or an interrupt of this rank goes on.
+    """
 
     @functools.wraps(method)
     def guarded(self: "Recorder", comm: Communicator, *args: P.args, **kwargs: P.kwargs) -> None:
         if self.recording:
+            comm.agree(None)  # a rank that failed on its way here is the host's to hear of
             try:
-                method(self, comm, *args, **kwargs)
+                with comm.whole():
+                    method(self, comm, *args, **kwargs)
             except Exception as error:  # the host must not hear of it
                 self.stop(comm, error)
+            except BaseException as error:
+                self.stop(comm, error)
+                raise
 
     return guarded
 
@@ -88,46 +99,54 @@ class Recorder:
         comm.together(begin)
 
     @harmless
-    def grid(self, comm: Communicator, own: HostGrid) -> None:
-        """The cells of this rank, after a `set_grid` that went well."""
+    def grid(self, comm: Communicator, own: HostGrid | None, status: int, message: str, answer: Ask) -> None:
+        """A set_grid, with the cells of all ranks; none where a rank has none that could be cells (`own` None)."""
+        if comm.min(int(own is not None)) == 0 or own is None:
+            self._append(comm, Call("set_grid", status=int(status), message=message))
+            return
         nvertex = int(comm.max(own.nvertex))
-        lon, lat, where = comm.together(lambda: _rows(own, nvertex, comm.rank))
+        lon, lat, where = _rows(own, nvertex, comm.rank)
         gathered = [comm.gather(part) for part in (own.cell_id, lon, lat, own.land_fraction, where)]
-        self._cells = own.size
-
-        def write() -> None:
-            if self._file is not None:
-                self._order = np.argsort(gathered[0], kind="stable")
-                *cells, where = (part[self._order] for part in gathered)
-                rank, position = np.ascontiguousarray(where.T)
-                self._file.grid(RecordedGrid(HostGrid(*cells), rank, position))
-
-        comm.together(write)
+        order = np.argsort(gathered[0], kind="stable")
+        *cells, where = (part[order] for part in gathered)
+        rank, position = np.ascontiguousarray(where.T)
+        if int(status) != Status.OK:
+            arrays = dict(zip(GRID, (*cells, rank, position), strict=True))
+            self._append(comm, Call("set_grid", status=int(status), message=message), grid=arrays)
+            return
+        self._cells, self._order = own.size, order
+        if self._file is not None:
+            self._file.grid(RecordedGrid(HostGrid(*cells), rank, position))
         self._append(comm, Call("set_grid"))
 
     @harmless
     def step(
         self, comm: Communicator, year: int, put: Mapping[str, NDArray[np.float64]], status: int, message: str,
-        answer: Answer | None,
+        answer: Ask,
     ) -> None:  # fmt: skip
         """A step, failed ones included; put: the raw values (n,) of the classes that this rank has put."""
-        call = Call("step", int(year), status=int(status), message=message, answer=answer)
+        call = Call("step", int(year), status=int(status), message=message, answer=answer())
         self._append(comm, call, None if self._cells is None else self._gathered(comm, put, self._cells))
 
     @harmless
-    def restart_read(self, comm: Communicator, path: Path, status: int, message: str, answer: Answer | None) -> None:
+    def restart_read(self, comm: Communicator, path: Path, status: int, message: str, answer: Ask) -> None:
         """A read_restart, with the file it read."""
-        call = Call("read_restart", arguments=str(path), status=int(status), message=message, answer=answer)
-        restart = comm.together(lambda: _bytes_of(Path(path)) if comm.rank == 0 else None)
+        call = Call("read_restart", arguments=str(path), status=int(status), message=message, answer=answer())
+        restart = _bytes_of(Path(path)) if comm.rank == 0 else None
         self._append(comm, call, restart=restart)
 
     @harmless
     def restart_written(self, comm: Communicator, path: Path, status: int, message: str) -> None:
         """A write_restart, with a hash of what the file then held."""
         good = comm.rank == 0 and int(status) <= 0
-        contents = comm.together(lambda: contents_hash(Path(path)) if good else "")
+        contents = contents_hash(Path(path)) if good else ""
         call = Call("write_restart", arguments=str(path), status=int(status), message=message, contents=contents)
         self._append(comm, call)
+
+    @harmless
+    def finalized(self, comm: Communicator, status: int, message: str, answer: Ask) -> None:
+        """A finalize, which with `lag: 1` serves the year in the making."""
+        self._append(comm, Call("finalize", status=int(status), message=message, answer=answer()))
 
     def local(self, hook: str, arguments: str, status: int, message: str) -> None:
         """A put, get or size that failed on this rank; written down at the next collective call. Local."""
@@ -135,13 +154,19 @@ class Recorder:
             self._pending.append(json.dumps([hook, arguments, int(status), message]))
 
     @harmless
+    def missed(self, comm: Communicator, error: Exception) -> None:
+        """A call that failed on this rank before it came here: it ends the record on all ranks."""
+        raise error
+
+    @harmless
     def close(self, comm: Communicator) -> None:
         """End the file."""
         self._write_pending(comm)
-        comm.together(lambda: self._file.close(whole=True) if self._file else None)
+        if self._file is not None:
+            self._file.close(whole=True)
         self.recording, self._file = False, None
 
-    def stop(self, comm: Communicator, error: Exception) -> None:
+    def stop(self, comm: Communicator, error: BaseException) -> None:
         """Record no more, and say why once."""
         if comm.rank == 0:
             log.warning("record %s: recording stops, the run goes on: %s; free the disk or choose another path",
@@ -152,9 +177,13 @@ class Recorder:
             if file is not None:
                 file.close(whole=False)
 
-    def _append(self, comm: Communicator, call: Call, put: Put | None = None, restart: bytes | None = None) -> None:
+    def _append(
+        self, comm: Communicator, call: Call, put: Put | None = None, restart: bytes | None = None,
+        grid: Mapping[str, NDArray[Any]] | None = None,
+    ) -> None:  # fmt: skip
         self._write_pending(comm)
-        comm.together(lambda: self._file.append(call, put, restart) if self._file else None)
+        if self._file is not None:
+            self._file.append(call, put, restart, grid)
 
     def _write_pending(self, comm: Communicator) -> None:
         """What failed locally since the last collective call, rank after rank."""
@@ -162,26 +191,20 @@ class Recorder:
         self._pending = []
         arrived = comm.gather(np.frombuffer(lines, dtype=np.uint8)).tobytes().decode()
 
-        def write() -> None:
-            for line in arrived.splitlines() if self._file else ():
-                rank, _, words = line.partition(" ")
-                hook, arguments, status, message = json.loads(words)
-                assert self._file is not None
-                self._file.append(Call(hook, 0, arguments, int(rank), status, message))
-
-        comm.together(write)
+        for line in arrived.splitlines() if self._file else ():
+            rank, _, words = line.partition(" ")
+            hook, arguments, status, message = json.loads(words)
+            assert self._file is not None
+            self._file.append(Call(hook, 0, arguments, int(rank), status, message))
 
     def _gathered(self, comm: Communicator, put: Mapping[str, NDArray[np.float64]], n: int) -> Put | None:
         """On rank 0 what all ranks have put on their n cells."""
 
-        def local() -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
-            rows = np.full((n, len(self._legend)), np.nan)
-            for k, name in enumerate(self._legend):
-                if name in put:
-                    rows[:, k] = put[name]
-            return rows, np.array([[name in put for name in self._legend]], dtype=np.uint8)
-
-        rows, there = comm.together(local)
+        rows = np.full((n, len(self._legend)), np.nan)
+        for k, name in enumerate(self._legend):
+            if name in put:
+                rows[:, k] = put[name]
+        there = np.array([[name in put for name in self._legend]], dtype=np.uint8)
         values, flags = comm.gather(rows), comm.gather(there)
         return Put(np.ascontiguousarray(values[self._order].T), flags.T.copy()) if comm.rank == 0 else None
 

@@ -77,6 +77,7 @@ class RecordWriter:
         self._file = file = netCDF4.Dataset(path, "w", format="NETCDF4")
         file.set_auto_maskandscale(False)
         file.setncatts({**provenance, "format": FORMAT, "configuration": configuration, "ranks": np.int64(ranks)})
+        file.head_checksum = head_checksum({name: file.getncattr(name) for name in file.ncattrs()}, legend)
         for name, length in (("call", None), ("class", len(legend)), ("rank_of_host", ranks)):
             file.createDimension(name, length)
         file.createVariable("class_name", str, ("class",))[:] = np.array(legend, dtype=object)
@@ -107,10 +108,25 @@ class RecordWriter:
         put.set_auto_maskandscale(False)
         self.sync()
 
-    def append(self, call: Call, put: Put | None = None, restart: bytes | None = None) -> None:
-        """A call, with what was put before it, or the bytes of the restart it read."""
+    def append(
+        self, call: Call, put: Put | None = None, restart: bytes | None = None,
+        grid: Mapping[str, NDArray[Any]] | None = None,
+    ) -> None:  # fmt: skip
+        """A call, with what was put before it, the bytes of the restart it read, or the cells it was refused with.
+
+        grid: an array for each name of GRID.
+        """
         file, i = self._file, len(self._file.dimensions["call"])
-        self._need((put.values.nbytes if put else 0) + len(restart or b""))
+        cells = sum(values.nbytes for values in (grid or {}).values())
+        self._need((put.values.nbytes if put else 0) + len(restart or b"") + cells)
+        for name, values in (grid or {}).items():
+            dims = tuple(f"{axis}_of_{name}_{i}" for axis in ("row", "column")[: values.ndim])
+            for dim, length in zip(dims, values.shape, strict=True):
+                file.createDimension(dim, max(length, 1))
+            variable = file.createVariable(f"{name}_{i}", values.dtype, dims)
+            variable.length = np.int64(values.shape[0])
+            if values.size:
+                variable[...] = values
         if put is not None:
             file["put"][i] = put.values
             file["was_put"][i] = put.there
@@ -122,7 +138,7 @@ class RecordWriter:
                 variable[:] = np.frombuffer(restart, dtype=np.uint8)
         answer = call.answer or Answer(0, "", "")
         texts = (call.hook, call.arguments, call.message, answer.digest, answer.columns, answer.held, call.contents,
-                 checksum(call, put, restart))  # fmt: skip
+                 checksum(call, put, restart, grid))  # fmt: skip
         for name, text in zip(TEXTS, texts, strict=True):
             file[name][i] = _writable(text)
         numbers = (call.rank, call.year, call.status, answer.year, call.answer is not None, put is not None, 1)
@@ -213,9 +229,23 @@ class Record:
             variable = self._file[f"restart_{i}"]
             return bytes(variable[: int(variable.length)].tobytes())
 
+    def refused_grid(self, i: int) -> dict[str, NDArray[Any]] | None:
+        """The cells that a failed set_grid, call i, was given: an array for each name of GRID; none where none came."""
+        if f"{GRID[0]}_{i}" not in self._file.variables:
+            return None
+        with self._readable():
+            found = {name: self._file[f"{name}_{i}"] for name in GRID}
+            return {name: np.asarray(values[: int(values.length)]) for name, values in found.items()}
+
     def intact(self, i: int) -> bool:
         """Whether call i is as it was written, to the bit."""
-        return checksum(self.calls[i], self.put(i), self.restart(i)) == self._texts["checksum"][i]
+        made = checksum(self.calls[i], self.put(i), self.restart(i), self.refused_grid(i))
+        return bool(made == self._texts["checksum"][i])
+
+    @property
+    def head_intact(self) -> bool:
+        """Whether configuration, provenance, ranks and legend are as they were written."""
+        return head_checksum(self.attributes, self.legend) == self.attributes.get("head_checksum")
 
     def close(self) -> None:
         """Let the file go."""
@@ -239,7 +269,14 @@ def _grid_arrays(grid: RecordedGrid) -> dict[str, NDArray[Any]]:
     return dict(zip(GRID, arrays, strict=True))
 
 
-def checksum(call: Call, put: Put | None, restart: bytes | None) -> str:
+def head_checksum(attributes: Mapping[str, Any], legend: Sequence[str]) -> str:
+    """SHA-256 of what the attributes of a record said when it was begun, and of the names that `put` takes."""
+    later = ("head_checksum", "grid_checksum", "finalized")
+    said = sorted((name, str(value)) for name, value in attributes.items() if name not in later)
+    return hashlib.sha256(json.dumps([said, list(legend)]).encode()).hexdigest()
+
+
+def checksum(call: Call, put: Put | None, restart: bytes | None, grid: Mapping[str, NDArray[Any]] | None = None) -> str:
     """SHA-256 of a call and of all that came with it."""
     a = call.answer
     answer = [a.year, a.digest, a.columns, _writable(a.held)] if a else None
@@ -249,6 +286,8 @@ def checksum(call: Call, put: Put | None, restart: bytes | None) -> str:
     for part in (put.values, put.there) if put else ():
         hashed.update(np.ascontiguousarray(part).data if part.size else b"")
     hashed.update(restart if restart is not None else b"none")
+    for name, values in (grid or {}).items():
+        hashed.update(f"{name} {values.shape} ".encode() + np.ascontiguousarray(values).tobytes())
     return hashed.hexdigest()
 
 

@@ -20,8 +20,8 @@ from ai4land_coupler.config import Config
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import CouplerError, EmulatorError, OutputError, Status
 from ai4land_coupler.grids import HostGrid
-from ai4land_coupler.record import Recorder, contents_hash
-from ai4land_coupler.recordfile import ALL_RANKS, Call, Record
+from ai4land_coupler.record import Ask, Recorder, contents_hash
+from ai4land_coupler.recordfile import ALL_RANKS, GRID, Call, Record
 
 log = logging.getLogger(__package__)
 
@@ -63,26 +63,34 @@ class Witness(Recorder):
         last, self._last = self._last, None
         return last
 
-    def grid(self, comm: Communicator, own: HostGrid) -> None:
-        """A `set_grid` that went well."""
-        self._last = Outcome(0)
+    def grid(self, comm: Communicator, own: HostGrid | None, status: int, message: str, answer: Ask) -> None:
+        """The end of a set_grid."""
+        self._last = Outcome(int(status), message)
 
     def step(
         self, comm: Communicator, year: int, put: Mapping[str, NDArray[np.float64]], status: int, message: str,
-        answer: Answer | None,
+        answer: Ask,
     ) -> None:  # fmt: skip
         """The end of a step."""
-        self._last = Outcome(int(status), message, answer)
+        self._last = Outcome(int(status), message, answer())
 
-    def restart_read(self, comm: Communicator, path: Path, status: int, message: str, answer: Answer | None) -> None:
+    def restart_read(self, comm: Communicator, path: Path, status: int, message: str, answer: Ask) -> None:
         """The end of a read_restart."""
-        self._last = Outcome(int(status), message, answer)
+        self._last = Outcome(int(status), message, answer())
+
+    def finalized(self, comm: Communicator, status: int, message: str, answer: Ask) -> None:
+        """The end of a finalize."""
+        self._last = Outcome(int(status), message, answer())
 
     def restart_written(self, comm: Communicator, path: Path, status: int, message: str) -> None:
         """The end of a write_restart."""
         good = comm.rank == 0 and int(status) <= 0
         contents = comm.together(lambda: contents_hash(path) if good else "")
         self._last = Outcome(int(status), message, contents=comm.bcast(contents))
+
+    def missed(self, comm: Communicator, error: Exception) -> None:
+        """What fails here fails the replay."""
+        raise error
 
     def close(self, comm: Communicator) -> None:
         """Nothing is kept."""
@@ -102,10 +110,13 @@ def run(path: Path, config: Path | None = None) -> int:
         comm.together(lambda: _compare_makers(record, settings) if comm.rank == 0 else None)
         with tempfile.TemporaryDirectory(prefix="ai4land_replay_") as folder:
             rows = list(_Replay(comm, record, Path(folder)).rows(settings))
+        whole = comm.bcast(comm.rank > 0 or record.head_intact)
         record.close()
         if comm.rank == 0:
             _print(record, rows, comm.size)
-        return int(any(row.differences for row in rows))
+            if not whole:
+                log.error("%s: configuration, provenance or legend of the record was altered", record.path)
+        return int(not whole or any(row.differences for row in rows))
     finally:
         comm.free()
 
@@ -140,24 +151,31 @@ class _Replay:
         record = self._record
         if self._comm.rank:
             return True
-        return record.intact(i) and (record.calls[i].hook != "set_grid" or record.grid()[1])
+        call = record.calls[i]
+        return record.intact(i) and (call.hook != "set_grid" or call.status != Status.OK or record.grid()[1])
 
     def _again(self, land: Component, i: int, call: Call) -> Row:
-        why = self._cannot(call)
+        why = self._cannot(i, call)
         if why:
             return Row(i + 1, call, f"not run: {why}")
         made = self._made(land, i, call)
         found = tuple(differences(call, made))
         return Row(i + 1, call, "differs" if found else "same", found)
 
-    def _cannot(self, call: Call) -> str:
+    def _refused(self, i: int) -> bool:
+        """Whether the record holds the cells that call i was refused with."""
+        return self._record.refused_grid(i) is not None
+
+    def _cannot(self, i: int, call: Call) -> str:
         """Why a call is not made again; empty where it is."""
         if call.rank != ALL_RANKS:
             return f"failed on rank {call.rank} alone, with status {call.status}"
         if call.status == Status.OUTPUT:
             return "the host could not write, and nothing is written here"
-        if call.status == Status.USAGE and call.hook == "step" and self._grid_set:
+        if call.status == Status.USAGE and call.hook in ("step", "set_grid") and self._grid_set:
             return "the call itself was wrong"
+        if call.hook == "set_grid" and call.status != Status.OK and not self._comm.bcast(self._refused(i)):
+            return "a rank gave what cannot be cells"
         return ""
 
     def _made(self, land: Component, i: int, call: Call) -> Outcome:
@@ -170,7 +188,7 @@ class _Replay:
     def _make(self, land: Component, i: int, call: Call) -> None:
         path = self._folder / f"restart_{i}.nc"
         if call.hook == "set_grid":
-            land.set_grid(self._comm.together(self._deal))
+            land.set_grid(lambda: self._deal() if call.status == Status.OK else self._deal_refused(i))
         elif call.hook == "step":
             self._comm.together(lambda: self._put(land, i))
             land.step(call.year)
@@ -179,6 +197,8 @@ class _Replay:
         elif call.hook == "read_restart":
             self._comm.together(lambda: self._lay_out(path, i))
             land.read_restart(path)
+        elif call.hook == "finalize":
+            land.finalize()
         else:
             raise OutputError(f"record {self._record.path}: call {i + 1} is {call.hook!r}, which no host makes")
 
@@ -193,6 +213,16 @@ class _Replay:
             self._mine = np.array_split(np.arange(grid.cells.size), self._comm.size)[self._comm.rank]
         self._grid_set = True
         return grid.cells.take(self._mine)
+
+    def _deal_refused(self, i: int) -> HostGrid:
+        """This rank's part of cells that were refused."""
+        part = self._record.refused_grid(i) or {}
+        if self._comm.size == self._record.ranks:
+            mine = np.flatnonzero(part["rank_of_cell"] == self._comm.rank)
+            mine = mine[np.argsort(part["position"][mine])]
+        else:
+            mine = np.array_split(np.arange(part["cell_id"].size), self._comm.size)[self._comm.rank]
+        return HostGrid(*(part[name][mine] for name in GRID[:4]))
 
     def _put(self, land: Component, i: int) -> None:
         """Every class that all the ranks had put who held the cells of this one."""

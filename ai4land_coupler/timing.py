@@ -46,10 +46,11 @@ class Stopwatch:
             self.resume()
 
     def absorb(self, hidden: "Stopwatch") -> None:
-        """Take in the stages of another watch, which ran beside the host and are no part of the total."""
+        """Take over the stages of another watch, which ran beside the host and are no part of the total."""
         for name, value in hidden.seconds.items():
             self.seconds[name] += value
             self._hidden += value
+            hidden.seconds[name] = 0.0
 
     def finish(self) -> None:
         """Add what no stage counted as `other`, and as `total` the time for which the host waited."""

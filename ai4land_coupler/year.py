@@ -41,9 +41,9 @@ class YearFields:
     columns: NDArray[np.float64]
     digest: str
 
-    def fine(self, k: int) -> NDArray[np.float64]:
-        """Fractions of class k of this rank's delivered cells, (n_fine,)."""
-        return np.concatenate([np.empty(0), *(tile.fractions[k] for tile in self.tiles)])
+    def fine(self, k: int, out: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+        """Fractions of class k of this rank's delivered cells, (n_fine,), in `out` where given."""
+        return np.concatenate([np.empty(0), *(tile.fractions[k] for tile in self.tiles)], out=out)
 
     def classes(self) -> NDArray[np.float64]:
         """Classes of this rank's delivered cells, (n_fine,), counted from 1 in the legend's order."""

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -112,75 +113,93 @@ class Years:
         """Step to a year with its state (K, n). With `lag` it is refined while the host integrates. Collective."""
         with watch.paused():
             self.land()
-        begun = self._begin(year, state, watch)
-        if self._lag and self.fields is not None:
-            self._launch(begun)
-        else:
-            self._serve(*self._closed(begun, self._refined(begun)))
+        ahead, served = None, (self.fields, self._report, self.first)
+        with self._comm.whole():
+            begun = self._begin(year, state, watch)
+            if self._lag and self.fields is not None:
+                ahead = self._prepared(begun)
+            else:
+                served = self._published(*self._closed(begun, self._refined(begun)))
+        (self.fields, self._report, self.first), self._ahead = served, ahead
         self.last, self.held = year, None
+        _start(ahead)
 
     def hold(self, year: int, why: str, watch: Stopwatch) -> None:
         """Step to a year whose input was refused: serve the fields there are, and say so. Collective."""
         with watch.paused():
             self.land()
-        fields, report = self.served, self._report
-        assert report is not None
-        if self._comm.rank == 0:
-            log.warning("step(%d): the fields of %d are held, the input was refused: %s", year, fields.year, why)
-        with watch.stage("output"):
-            self._publisher.write(self._comm, self.domain, fields, year, held=f"fields of {fields.year}: {why}")
-        self._publisher.tell(self._comm, replace(report, year=year, seconds=watch.seconds, held=why), watch)
+        with self._comm.whole():
+            fields, report = self.served, self._report
+            assert report is not None
+            if self._comm.rank == 0:
+                log.warning("step(%d): the fields of %d are held, the input was refused: %s", year, fields.year, why)
+            with watch.stage("output"):
+                self._publisher.write(self._comm, self.domain, fields, year, held=f"fields of {fields.year}: {why}")
+            self._publisher.tell(self._comm, replace(report, year=year, seconds=watch.seconds, held=why), watch)
         self.last, self.held = year, why
 
     def resume(self, read: Restart | None, path: str) -> None:
         """Take up the restart that rank 0 has read: its year is served, what was in the making is made. Collective."""
-        self.drop()
-        comm, hosts = self._comm, self.domain.hosts
-        year, last, made, more = comm.bcast(read and (read.year, read.last, read.digest, read.ahead is not None))
-        if self._change is not None:
-            self.first = hosts.scatter(comm, _or_nothing(read.first if read else None))
-        nothing = np.empty((0, 0), np.uint8)
-        whole = nothing if read is None or read.prior is None else read.prior
-        maps = None if self.prior is None else self.prior.scatter(comm, whole)
-        state = hosts.scatter(comm, _or_nothing(read.state if read else None))
-        begun = self._begin(year, state, Stopwatch(), maps)
-        self.fields, self._report = self._finish(*self._closed(begun, self._refined(begun)))
-        if self.fields.digest != made and comm.rank == 0:
-            log.warning("restart %s: the fields of %d differ in bits from those of the run that wrote it; processor, "
-                        "precision, threads, versions or weights are not the same", path, year)  # fmt: skip
-        self._publisher.go_on(year if more else last)
+        comm, hosts, ahead = self._comm, self.domain.hosts, None
+        with comm.whole():
+            self._wait()
+            year, last, made, more = comm.bcast(read and (read.year, read.last, read.digest, read.ahead is not None))
+            first = None if self._change is None else hosts.scatter(comm, _or_nothing(read.first if read else None))
+            nothing = np.empty((0, 0), np.uint8)
+            whole = nothing if read is None or read.prior is None else read.prior
+            maps = None if self.prior is None else self.prior.scatter(comm, whole)
+            state = hosts.scatter(comm, _or_nothing(read.state if read else None))
+            begun = self._begin(year, state, Stopwatch(), maps, first)
+            fields, report = self._finish(*self._closed(begun, self._refined(begun)))
+            if fields.digest != made and comm.rank == 0:
+                log.warning(
+                    "restart %s: the fields of %d differ in bits from those of the run that wrote it; processor, "
+                    "precision, threads, versions or weights are not the same", path, year,
+                )  # fmt: skip
+            if more:
+                state = hosts.scatter(comm, _or_nothing(read.ahead if read else None))
+                maps = None if self.prior is None else self.prior.maps(fields.tiles)
+                ahead = self._prepared(self._begin(last, state, Stopwatch(), maps, first))
+            self._publisher.go_on(year if more else last)
+        self.fields, self._report, self.first, self._ahead = fields, report, first, ahead
         self.last, self.held = last, None
-        if more:
-            ahead = hosts.scatter(comm, _or_nothing(read.ahead if read else None))
-            self._launch(self._begin(last, ahead, Stopwatch()))
-            if not self._lag:
-                self.land()
+        _start(ahead)
+        if not self._lag:
+            self.land()
 
     def land(self) -> None:
         """Serve the year in the making, if there is one; what its thread raised is raised on every rank. Collective.
 
-        A year that was refined but could not be written stays, for the step to be tried again.
+        The year stays until it is served, for the step to be tried again: what a rank then has not refined it does.
         """
         if self._ahead is None:
             return
-        ahead, self._ahead = self._ahead, None
-        ahead.begun.watch.resume()
-        with ahead.begun.watch.stage("wait"):
-            made = self._comm.together(ahead.made.result)
-        ahead.begun.watch.absorb(ahead.hidden)
-        closed = self._closed(ahead.begun, made)
-        self._ahead = replace(ahead, hidden=Stopwatch())
-        self._serve(*closed)
-        self._ahead = None
+        begun, made, hidden = self._ahead.begun, self._ahead.made, self._ahead.hidden
+        with self._comm.whole():
+            begun.watch.resume()
+            with begun.watch.stage("wait"):
+                refined = self._comm.together(made.result)
+            begun.watch.absorb(hidden)
+            served = self._published(*self._closed(begun, refined))
+        (self.fields, self._report, self.first), self._ahead = served, None
 
     def drop(self) -> None:
         """Forget the year in the making, once its thread has ended. Local."""
+        self._wait()
+        self._ahead = None
+
+    def _wait(self) -> None:
         if self._ahead is not None:
             self._ahead.made.wait()
-            self._ahead = None
 
-    def _begin(self, year: int, state: Float, watch: Stopwatch, maps: list[Map] | None = None) -> Begun:
-        """maps: of the year made before, on this rank's tiles, where that is not the one that is served. Collective."""
+    def _begin(
+        self, year: int, state: Float, watch: Stopwatch, maps: list[Map] | None = None, first: Float | None = None
+    ) -> Begun:
+        """A year on the coarse grid. Collective.
+
+        maps: of the year made before, on this rank's tiles, where that is not the one that is served; first: state of
+        the run's first year, where that is not known yet.
+        """
         place = self.domain.placement
         with watch.stage("exchange"):
             priors = None if self.prior is None else self._around(self.prior, maps)
@@ -192,7 +211,8 @@ class Years:
             if self._change is None:
                 totals = place.totals(self._comm, regridded)
                 return Begun(year, state, reaching, regridded, totals, watch, priors=priors)
-            first = state if self.first is None else self.first
+            first = self.first if first is None else first
+            first = state if first is None else first
             totals, cut = self._change(self._comm, state, first)
         return Begun(year, state, reaching, regridded, totals, watch, first, cut, priors)
 
@@ -204,7 +224,12 @@ class Years:
     def _refined(self, begun: Begun) -> Made:
         domain, first = self.domain, self._comm.rank == 0
         with console.progress(str(begun.year), len(domain.own), first) as done:
-            return self._comm.together(lambda: self._made(begun, begun.watch, done))
+
+            def one_more() -> None:
+                done()
+                self._comm.let_in()
+
+            return self._comm.together(lambda: self._made(begun, begun.watch, one_more))
 
     def _made(self, begun: Begun, watch: Stopwatch, done: Callable[[], None]) -> Made:
         """Local, and free of MPI: it may run in a thread."""
@@ -245,20 +270,26 @@ class Years:
             )
             return fields, report_of(comm, domain, self._emulator, fields, begun.watch.seconds)
 
-    def _serve(self, begun: Begun, tiles: list[TileFields]) -> None:
-        """Publish a year and serve it from now on."""
+    def _published(self, begun: Begun, tiles: list[TileFields]) -> tuple[YearFields, YearReport, Float | None]:
+        """A year as it is to be served, written and told of, and the state of the first year."""
         fields, report = self._finish(begun, tiles)
         with begun.watch.stage("output"):
             self._publisher.write(self._comm, self.domain, fields, fields.year)
         self._publisher.tell(self._comm, report, begun.watch)
-        self.fields, self._report, self.first = fields, report, begun.first
+        return fields, report, begun.first
 
-    def _launch(self, begun: Begun) -> None:
-        """Refine the tiles of a year while the host integrates."""
+    def _prepared(self, begun: Begun) -> InTheMaking:
+        """A year whose tiles are to be refined while the host integrates."""
         hidden = Stopwatch()
         begun.watch.pause()
-        made = Ahead(lambda: self._made(begun, hidden, lambda: None))
-        self._ahead = InTheMaking(begun, made, hidden)
+        return InTheMaking(begun, Ahead(lambda: self._made(begun, hidden, lambda: None)), hidden)
+
+
+def _start(ahead: InTheMaking | None) -> None:
+    """Let a thread refine what is in the making; where there is no memory for one, that waits until it is asked for."""
+    with suppress(MemoryError):
+        if ahead is not None:
+            ahead.made.start()
 
 
 def _or_nothing(values: Float | None) -> Float:

@@ -48,11 +48,12 @@ def interrupted(
     delay: float,
     chance: random.Random,
     by: signal.Signals,
+    handler: str = "",
 ) -> bool:
     """Start the run and end one rank `delay` seconds after it integrates; whether that came before its own end."""
     for pid in folder.glob("pid.*"):
         pid.unlink()
-    command = [*launcher(), "-n", str(ranks), sys.executable, PROGRAM, emulator, folder, str(lag), how]
+    command = [*launcher(), "-n", str(ranks), sys.executable, PROGRAM, emulator, folder, str(lag), how, handler]
     run = subprocess.Popen(
         list(map(str, command)), env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -86,7 +87,7 @@ def whole(folder: Path) -> int:
 
 
 def kill_often(
-    kills: int, emulator: Path, alone, tmp_path: Path, seed: int, by: signal.Signals = signal.SIGKILL
+    kills: int, emulator: Path, alone, tmp_path: Path, seed: int, by: signal.Signals = signal.SIGKILL, handler: str = ""
 ) -> None:
     lag, expected, seconds = alone
     chance, done, runs = random.Random(seed), 0, 0
@@ -96,7 +97,7 @@ def kill_often(
         while not (folder / "final.npz").exists():
             delay = chance.uniform(0, seconds) if done < kills else LIMIT
             ranks, how = chance.choice([(1, "bands"), (2, "random"), (3, "last")])
-            done += interrupted(emulator, folder, lag, ranks, how, delay, chance, by)
+            done += interrupted(emulator, folder, lag, ranks, how, delay, chance, by, handler)
             whole(folder)
         runs += 1
         found = final(folder)
@@ -111,6 +112,41 @@ def test_a_killed_run_ends_as_if_left_alone(emulator, left_alone, tmp_path) -> N
 def test_a_run_ended_by_the_scheduler_too(emulator, left_alone, tmp_path) -> None:
     """SIGTERM, which the plugin leaves to the host: one without a handler of its own ends."""
     kill_often(1, emulator, left_alone, tmp_path, seed=3, by=signal.SIGTERM)
+
+
+def test_a_host_that_exits_by_its_own_handler(emulator, left_alone, tmp_path) -> None:
+    """SIGTERM on one rank, whose Python handler raises SystemExit in the middle of a step or between two."""
+    kill_often(1, emulator, left_alone, tmp_path, seed=4, by=signal.SIGTERM, handler="exits")
+
+
+@pytest.mark.parametrize("handler", ["goes on", "in C"])
+def test_a_host_whose_handler_goes_on(emulator, left_alone, tmp_path, handler: str) -> None:
+    """Signals all the time, on every rank: the handler runs, and every step ends with its fields."""
+    lag, expected, _ = left_alone
+    command = [*launcher(), "-n", "2", sys.executable, PROGRAM, emulator, tmp_path, str(lag), "random", handler]
+    run = subprocess.Popen(
+        list(map(str, command)), env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        sent, until = 0, time.monotonic() + LIMIT
+        while run.poll() is None and time.monotonic() < until:
+            for pid in (path.read_text() for path in tmp_path.glob("pid.*")):
+                with contextlib.suppress(ProcessLookupError, ValueError):
+                    if not (tmp_path / "final.npz").exists():
+                        os.kill(int(pid), signal.SIGTERM)
+                        sent += 1
+            time.sleep(0.02)
+        _, said = run.communicate(timeout=1)
+        assert run.returncode == 0, said
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+    found = final(tmp_path)
+    assert [name for name in expected if expected[name].tobytes() != found[name].tobytes()] == []
+    handled = [int(path.read_text()) for path in sorted(tmp_path.glob("handled.*"))]
+    print(f"lag {lag}: {sent} signals, handled by rank: {handled}")
+    assert sent > 10
+    assert handler == "in C" or min(handled) > 3
 
 
 @pytest.mark.long

@@ -12,11 +12,11 @@ import pytest
 import small_emulator
 from mpi import environment, mpirun
 
-from ai4land_coupler.recordfile import Record
+from ai4land_coupler.recordfile import Record, head_checksum
 
 PROGRAM = Path(__file__).parent / "programs" / "recorded_host.py"
-STATUSES = [1, 0, 0, 0, 5, 0, 1, 5, 6, 0, 0, 0, 0, 10, 0]
-"""Of the calls of recorded_host.py in a record of three ranks: the seventh is a put that failed on one."""
+STATUSES = [1, 4, 0, 0, 0, 5, 0, 1, 5, 6, 0, 0, 0, 0, 10, 0, 0]
+"""Of the calls of recorded_host.py in a record of three ranks: the eighth is a put that failed on one."""
 
 
 @pytest.fixture(scope="module")
@@ -59,17 +59,17 @@ def test_what_was_put_and_came_of_it_is_in_the_record(recorded: tuple[Path, str]
     grid, intact = record.grid()
     assert intact
     assert (np.diff(grid.cells.cell_id) > 0).all()
-    bad = record.put(4)
+    bad = record.put(5)
     last = np.flatnonzero(grid.rank == 2)[np.argsort(grid.position[grid.rank == 2])]
     forest, barren = (bad.values[record.legend.index(name)] for name in ("forest", "barren"))
     assert forest[last[0]] == np.inf
     assert forest[last[1:2]].view(np.uint64)[0] == 0x7FF0DEADBEEF0001
     assert np.signbit(barren[last[1]])
-    some = record.put(7)
+    some = record.put(8)
     assert some.there[record.legend.index("cropland")].tolist() == [1, 1, 0]
-    assert record.calls[6].rank == 2
-    assert "forset" in record.calls[6].message
-    assert record.restart(12) == (recorded[0].parent / "kept.nc").read_bytes()
+    assert record.calls[7].rank == 2
+    assert "forset" in record.calls[7].message
+    assert record.restart(13) == (recorded[0].parent / "kept.nc").read_bytes()
 
 
 def test_recording_changes_nothing(recorded: tuple[Path, str], emulator: Path, tmp_path: Path) -> None:
@@ -85,28 +85,34 @@ def test_a_record_replays_bit_for_bit(recorded: tuple[Path, str], ranks: int) ->
 
 
 def one_bit_of_a_value(file: netCDF4.Dataset) -> None:
-    value = file["put"][3, 0, 7:8]
-    file["put"][3, 0, 7:8] = (value.view(np.uint64) ^ np.uint64(1)).view(np.float64)
+    value = file["put"][4, 0, 7:8]
+    file["put"][4, 0, 7:8] = (value.view(np.uint64) ^ np.uint64(1)).view(np.float64)
 
 
 def an_answer(file: netCDF4.Dataset) -> None:
-    digest = file["digest"][5]
-    file["digest"][5] = ("0" if digest[0] != "0" else "1") + digest[1:]
+    digest = file["digest"][6]
+    file["digest"][6] = ("0" if digest[0] != "0" else "1") + digest[1:]
 
 
 def a_status(file: netCDF4.Dataset) -> None:
-    file["status"][9] = 7
+    file["status"][10] = 7
 
 
 def what_was_not_put(file: netCDF4.Dataset) -> None:
-    file["was_put"][7, 0, 0] = 0
+    file["was_put"][8, 0, 0] = 0
 
 
 def a_restart(file: netCDF4.Dataset) -> None:
-    file["restart_12"][5000] ^= 1
+    file["restart_13"][5000] ^= 1
 
 
-ALTERATIONS = {3: one_bit_of_a_value, 5: an_answer, 7: what_was_not_put, 9: a_status, 12: a_restart}
+def a_refused_cell(file: netCDF4.Dataset) -> None:
+    file["vertex_lat_1"][3, 1] += 1e-9
+
+
+ALTERATIONS = {
+    1: a_refused_cell, 4: one_bit_of_a_value, 6: an_answer, 8: what_was_not_put, 10: a_status, 13: a_restart,
+}  # fmt: skip
 
 
 def altered(record: Path, copy: Path, *alterations: Callable[[netCDF4.Dataset], None]) -> Path:
@@ -139,7 +145,7 @@ def test_the_replay_names_every_call_that_was_altered(recorded: tuple[Path, str]
     assert done.stdout.count("what the record holds of this call was altered") == len(ALTERATIONS)
     assert "fine fields: recorded" in done.stdout
     assert "status: recorded 7" in done.stdout
-    assert "call 4, step(2002): what the record holds of this call was altered" in done.stderr
+    assert "call 2, set_grid(): what the record holds of this call was altered" in done.stderr
 
 
 def test_a_killed_host_leaves_a_record_of_the_calls_it_finished(emulator: Path, tmp_path: Path) -> None:
@@ -147,7 +153,7 @@ def test_a_killed_host_leaves_a_record_of_the_calls_it_finished(emulator: Path, 
     assert code != 0
     done = replay(tmp_path / "record.nc", 2)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("same") == 4
+    assert done.stdout.count("same") == 5
     assert "did not finalize" in done.stderr
 
 
@@ -155,7 +161,12 @@ def test_a_killed_host_leaves_a_record_of_the_calls_it_finished(emulator: Path, 
 def test_held_years_and_years_in_the_making_replay(emulator: Path, tmp_path: Path, more: str) -> None:
     _, err, code = host(tmp_path, emulator, 2, "record.nc", more=more)
     assert code == 0, err
-    assert -1 in Record(tmp_path / "record.nc")._numbers["status"]
+    record = Record(tmp_path / "record.nc")
+    assert -1 in record._numbers["status"]
+    assert record.calls[-1].hook == "finalize"
+    assert (record.calls[-1].answer.year, record.calls[-2].answer.year) == (
+        (2006, 2005) if "lag" in more else (2006, 2006)
+    )
     done = replay(tmp_path / "record.nc", 1)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -175,9 +186,24 @@ def test_another_version_is_a_warning_that_names_both(recorded: tuple[Path, str]
     copy = shutil.copy(recorded[0], tmp_path / "older.nc")
     with netCDF4.Dataset(copy, "a") as file:
         file.ai4land_coupler_version = "0.0.1"
+        attributes = {name: file.getncattr(name) for name in file.ncattrs()}
+        file.head_checksum = head_checksum(attributes, [str(name) for name in file["class_name"][:]])
     done = replay(copy, 1)
     assert done.returncode == 0, done.stderr
     assert "ai4land_coupler_version: recorded 0.0.1, here 0.1.0; bits may differ" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["configuration", "processor"])
+def test_an_altered_configuration_or_provenance_is_told(recorded: tuple[Path, str], tmp_path: Path, name: str) -> None:
+    copy = shutil.copy(recorded[0], tmp_path / "altered.nc")
+    with netCDF4.Dataset(copy, "a") as file:
+        file.setncattr(name, file.getncattr(name) + " ")
+    assert Record(recorded[0]).head_intact
+    assert not Record(copy).head_intact
+    if name == "processor":
+        done = replay(copy, 1)
+        assert done.returncode == 1
+        assert "configuration, provenance or legend of the record was altered" in done.stderr
 
 
 def test_what_is_no_record_is_refused(tmp_path: Path) -> None:
@@ -218,5 +244,5 @@ def test_an_older_record_is_kept_beside_the_new_one(emulator: Path, tmp_path: Pa
     for _ in range(2):
         host(tmp_path, emulator, 1, "record.nc", "--kill")
     older, newer = Record(tmp_path / "record.nc.1"), Record(tmp_path / "record.nc")
-    assert len(older.calls) == 4
+    assert len(older.calls) == 5
     assert [call.answer for call in older.calls] == [call.answer for call in newer.calls]

@@ -22,6 +22,7 @@ CASES = {
     "device": (Status.DEVICE, Status.DEVICE),
     "interrupt": (Status.INTERNAL, OTHER),
     "exit": (Status.INTERNAL, OTHER),
+    "limit": (Status.INTERNAL, Status.INTERNAL),
     "full": (Status.OUTPUT, Status.OUTPUT),
     "lost": (Status.OUTPUT, Status.OUTPUT),
 }

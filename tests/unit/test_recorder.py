@@ -21,6 +21,10 @@ LEGEND = ("forest", "barren")
 ANSWER = Answer(2001, "d" * 64, "c" * 64, "why \u00e9")
 
 
+def nothing() -> None:
+    """The answer of a call that serves nothing."""
+
+
 @pytest.fixture
 def comm() -> Communicator:
     return Communicator(MPI.COMM_SELF)
@@ -34,14 +38,14 @@ def cells(n: int) -> HostGrid:
 
 def begun(comm: Communicator, path: Path, n: int = 3) -> Recorder:
     recorder = Recorder.open(comm, path, Config(emulator="small"), LEGEND, {"precision": "float32"})
-    recorder.grid(comm, cells(n))
+    recorder.grid(comm, cells(n), 0, "", nothing)
     return recorder
 
 
 def test_every_bit_of_what_was_put_comes_back_in_order_of_id(comm: Communicator, tmp_path: Path) -> None:
     recorder = begun(comm, tmp_path / "r.nc")
     odd = np.array([0x7FF8000000000123, 0x8000000000000000, 1], dtype=np.uint64).view(np.float64)
-    recorder.step(comm, -5, {"barren": odd}, -1, "held \0 because", ANSWER)
+    recorder.step(comm, -5, {"barren": odd}, -1, "held \0 because", lambda: ANSWER)
     recorder.close(comm)
     record = Record(tmp_path / "r.nc")
     put = record.put(1)
@@ -55,9 +59,9 @@ def test_every_bit_of_what_was_put_comes_back_in_order_of_id(comm: Communicator,
 
 def test_a_host_without_cells_or_grid_is_recorded(comm: Communicator, tmp_path: Path) -> None:
     recorder = Recorder.open(comm, tmp_path / "r.nc", Config(emulator="small"), LEGEND, {})
-    recorder.step(comm, 1, {}, 1, "no grid", None)
-    recorder.grid(comm, cells(0))
-    recorder.step(comm, 1, {}, 0, "", ANSWER)
+    recorder.step(comm, 1, {}, 1, "no grid", nothing)
+    recorder.grid(comm, cells(0), 0, "", nothing)
+    recorder.step(comm, 1, {}, 0, "", lambda: ANSWER)
     recorder.close(comm)
     record = Record(tmp_path / "r.nc")
     assert [call.name for call in record.calls] == ["step(1)", "set_grid()", "step(1)"]
@@ -65,6 +69,35 @@ def test_a_host_without_cells_or_grid_is_recorded(comm: Communicator, tmp_path: 
     assert record.put(0) is None
     assert record.put(2).values.shape == (2, 0)
     assert record.grid()[0].cells.size == 0
+
+
+def test_cells_that_were_refused_are_recorded(comm: Communicator, tmp_path: Path) -> None:
+    recorder = Recorder.open(comm, tmp_path / "r.nc", Config(emulator="small"), LEGEND, {})
+    recorder.grid(comm, cells(3), 4, "in radians", nothing)
+    recorder.grid(comm, cells(0), 4, "none", nothing)
+    recorder.grid(comm, None, 4, "no cells", nothing)
+    recorder.grid(comm, cells(2), 0, "", nothing)
+    recorder.close(comm)
+    record = Record(tmp_path / "r.nc")
+    assert [call.status for call in record.calls] == [4, 4, 4, 0]
+    assert all(record.intact(i) for i in range(4))
+    refused = record.refused_grid(0)
+    assert refused["cell_id"].tolist() == [5, 6, 7]
+    assert refused["position"].tolist() == [2, 1, 0]
+    assert np.array_equal(refused["vertex_lon"], cells(3).vertex_lon[::-1])
+    assert record.refused_grid(1)["cell_id"].size == 0
+    assert record.refused_grid(2) is None
+    assert record.grid()[0].cells.size == 2
+
+
+def test_what_an_answer_raises_stops_the_record_alone(comm: Communicator, tmp_path: Path) -> None:
+    def fails() -> Answer:
+        raise MemoryError("no room to hash")
+
+    recorder = begun(comm, tmp_path / "r.nc")
+    recorder.step(comm, 1, {name: np.zeros(3) for name in LEGEND}, 0, "", fails)
+    assert not recorder.recording
+    assert len(Record(tmp_path / "r.nc").calls) == 1
 
 
 def test_local_failures_come_before_the_next_collective_call_and_do_not_pile_up(
@@ -75,7 +108,7 @@ def test_local_failures_come_before_the_next_collective_call_and_do_not_pile_up(
         recorder.local("get", f"fine {i}\n\udcff", 1, "unknown name")
     assert len(recorder._pending) == PENDING
     recorder._pending = recorder._pending[:2]
-    recorder.restart_read(comm, tmp_path / "none.nc", 10, "is missing", None)
+    recorder.restart_read(comm, tmp_path / "none.nc", 10, "is missing", nothing)
     record = Record(tmp_path / "r.nc")
     assert [call.hook for call in record.calls] == ["set_grid", "get", "get", "read_restart"]
     assert record.calls[2].arguments == "fine 1\n?"
@@ -88,7 +121,7 @@ def test_a_full_disk_leaves_the_calls_before_it(
 ) -> None:
     recorder = begun(comm, tmp_path / "r.nc")
     good = {"forest": np.ones(3), "barren": np.zeros(3)}
-    recorder.step(comm, 1, good, 0, "", ANSWER)
+    recorder.step(comm, 1, good, 0, "", lambda: ANSWER)
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -96,7 +129,7 @@ def test_a_full_disk_leaves_the_calls_before_it(
     monkeypatch.setattr(os, "posix_fallocate", full)
     monkeypatch.setattr(logging.getLogger("ai4land_coupler"), "propagate", True)
     for year in (2, 3):
-        recorder.step(comm, year, good, 0, "", ANSWER)
+        recorder.step(comm, year, good, 0, "", lambda: ANSWER)
     recorder.local("put", "x", 1, "")
     recorder.close(comm)
     assert [r.levelname for r in caplog.records] == ["WARNING"]
@@ -123,7 +156,7 @@ def test_a_hash_of_columns_knows_every_cell_and_no_order(comm: Communicator) -> 
 @pytest.mark.parametrize("keep", [0.0, 0.3, 0.6, 0.99])
 def test_a_torn_record_is_an_error_that_names_the_file(comm: Communicator, tmp_path: Path, keep: float) -> None:
     recorder = begun(comm, tmp_path / "r.nc")
-    recorder.step(comm, 1, {name: np.zeros(3) for name in LEGEND}, 0, "", ANSWER)
+    recorder.step(comm, 1, {name: np.zeros(3) for name in LEGEND}, 0, "", lambda: ANSWER)
     recorder.close(comm)
     content = (tmp_path / "r.nc").read_bytes()
     (tmp_path / "torn.nc").write_bytes(content[: int(keep * len(content))])

@@ -1,10 +1,15 @@
 """A coupled run that writes a restart every year, and goes on from the last good one when it is started again.
 
-usage: coupled.py EMULATOR FOLDER LAG DEAL
-It leaves FOLDER/pid.RANK once it integrates, and FOLDER/final.npz at the end.
+usage: coupled.py EMULATOR FOLDER LAG DEAL [HANDLER]
+
+HANDLER: what the host does on SIGTERM: "goes on" counts in Python, "exits" raises SystemExit and ends the job, "in C"
+runs a function of the C library and has system calls end early; the default is to have no handler.
+It leaves FOLDER/handled.RANK with the count, FOLDER/pid.RANK once it integrates, and FOLDER/final.npz at the end.
 """
 
+import ctypes
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -31,6 +36,22 @@ def take_up(land: Component, folder: Path) -> None:
                 return
 
 
+def handle(how: str) -> list[int]:
+    """Install the host's handler; the signals that came, as Python counts them."""
+    came: list[int] = []
+
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    if how == "in C":
+        libc = ctypes.CDLL(None)
+        libc.signal(signal.SIGTERM, libc.abs)
+        libc.siginterrupt(signal.SIGTERM, 1)
+    elif how:
+        signal.signal(signal.SIGTERM, leave if how == "exits" else lambda number, _: came.append(number))
+    return came
+
+
 def main(emulator: str, folder: Path, lag: int, how: str) -> None:
     comm = MPI.COMM_WORLD
     grid = cells().take(deal(how, comm.rank, comm.size))
@@ -54,4 +75,9 @@ def main(emulator: str, folder: Path, lag: int, how: str) -> None:
         (folder / "final.part.npz").rename(folder / "final.npz")
 
 
-main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+came = handle(sys.argv[5] if len(sys.argv) > 5 else "")
+try:
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+except SystemExit as error:
+    MPI.COMM_WORLD.Abort(int(str(error)))
+Path(sys.argv[2], f"handled.{MPI.COMM_WORLD.rank}").write_text(str(len(came)))

@@ -18,6 +18,7 @@ from mpi4py import MPI
 
 from ai4land_coupler.component import Component
 from ai4land_coupler.errors import CouplerError
+from ai4land_coupler.grids import HostGrid
 
 SIGNALLING_NAN = np.array([0x7FF0DEADBEEF0001], dtype=np.uint64).view(np.float64)[0]
 
@@ -35,9 +36,12 @@ def main() -> None:
     config, folder = Path(sys.argv[1]), Path(sys.argv[2])
     comm = MPI.COMM_WORLD
     grid = cells().take(deal("random", comm.rank, comm.size))
+    ids = np.r_[grid.cell_id[:1], grid.cell_id[:-1]]
+    twice = HostGrid(ids, grid.vertex_lon, grid.vertex_lat, grid.land_fraction)
     told: list[object] = []
     with Component.init(config, comm) as land:
         told.append(attempt(land, "step", 2000))
+        told.append(attempt(land, "set_grid", twice))
         told.append(attempt(land, "set_grid", grid))
         if "--limit" in sys.argv and comm.rank == 0:
             most = int(sys.argv[sys.argv.index("--limit") + 1])

@@ -4,6 +4,7 @@ usage: misfortune.py EMULATOR FOLDER WHAT LAG
 It prints JSON: what each rank got, and whether the fields are those of a run left alone.
 """
 
+import ctypes
 import json
 import os
 import resource
@@ -36,6 +37,10 @@ RAISED: dict[str, Callable[[], BaseException]] = {
     "interrupt": KeyboardInterrupt,
     "exit": lambda: SystemExit(3),
 }
+LIBC = ctypes.CDLL(None)
+M_MMAP_THRESHOLD = -3
+ROOM = 1 << 20
+"""Bytes that small objects may still take."""
 YEARS = range(2001, 2006)
 ODD = 2003
 
@@ -77,6 +82,26 @@ class SmallFiles:
         resource.setrlimit(resource.RLIMIT_FSIZE, self._before)
 
 
+class NoMemory:
+    """The last rank gets no more address space: blocks that do not fit into what it has are refused to all libraries.
+
+    `hungry` comes before any library has kept freed blocks of that size for itself.
+    """
+
+    @staticmethod
+    def hungry() -> None:
+        LIBC.mallopt(M_MMAP_THRESHOLD, 1 << 16)
+
+    def __enter__(self) -> None:
+        self._before = resource.getrlimit(resource.RLIMIT_AS)
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        if COMM.rank == COMM.size - 1:
+            resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, self._before[1]))
+
+    def __exit__(self, *_: object) -> None:
+        resource.setrlimit(resource.RLIMIT_AS, self._before)
+
+
 class NoFolder:
     """The folder is gone, and something else has its name."""
 
@@ -110,6 +135,8 @@ def attempt(call: Callable[..., Any], *args: Any) -> int:
 def trouble(what: str, folder: Path) -> Any:
     if what in RAISED:
         return Sabotage(RAISED[what])
+    if what == "limit":
+        return NoMemory()
     return SmallFiles() if what == "full" else NoFolder(folder)
 
 
@@ -156,6 +183,8 @@ def again(land: Component, config: Config, folder: Path) -> Component:
 
 def main() -> None:
     emulator, folder, what, lag = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+    if what == "limit":
+        NoMemory.hungry()
     got, fields = run(emulator, folder / "odd", lag, what)
     _, expected = run(emulator, folder / "alone", lag, None)
     same = COMM.allreduce(bool(np.array_equal(fields, expected)), op=MPI.LAND)
