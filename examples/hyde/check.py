@@ -4,7 +4,8 @@
 
 For each year and class: the largest distance, over all coarse cells, of what the fine fractions sum to from the coarse
 total, as a share of the cell's land, computed here from the fractions; that of the class map from the total in fine
-cells; and areas. Exit code 1 where a total is missed by 1e-12 or a map by a cell.
+cells; and areas in km2: fine, of the input, and of the input's change what the base map has too little of to make
+(`change` mode). Exit code 1 where a total is missed by 1e-12 or a map by a cell.
 """
 
 import json
@@ -22,7 +23,8 @@ LIMIT = 1e-12
 def blocks(fine: NDArray, ratio: int) -> NDArray:
     """A fine field (nlat, nlon) summed over ratio x ratio cells."""
     nlat, nlon = fine.shape
-    return fine.reshape(nlat // ratio, ratio, nlon // ratio, ratio).sum(axis=(1, 3))
+    rows = fine.reshape(nlat // ratio, ratio, nlon).sum(axis=1, dtype=np.float64)
+    return rows.reshape(nlat // ratio, nlon // ratio, ratio).sum(axis=2)
 
 
 def residuals(year: xr.Dataset, legend: list[str]) -> tuple[list[float], list[float], list[float]]:
@@ -61,6 +63,7 @@ def main() -> None:
                 "fine fractions, km2": [f"{entry['fine_area_km2'][name]:,.0f}" for name in legend],
                 "class map, km2": [f"{value:,.0f}" for value in areas],
                 "input, km2": [f"{entry['host_area_km2'][name]:,.0f}" for name in legend],
+                "not made, km2": [f"{entry['cut_area_km2'][name]:,.0f}" for name in legend],
             }
             print(int(number))
             for what, values in rows.items():
