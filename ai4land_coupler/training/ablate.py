@@ -140,10 +140,10 @@ def _line(group: str, table: dict[str, Any]) -> str:
     )
 
 
-def _record(folder: Path, table: dict[str, Any]) -> None:
-    """Put the table into the record of an emulator folder, and write its card again."""
+def _record(folder: Path, result: dict[str, Any]) -> None:
+    """Put the result of `ablate` into the record of an emulator folder, and write its card again."""
     record = json.loads((folder / "training_record.json").read_text())
-    write_record(folder, record | {"ablation": table})
+    write_record(folder, record | {"ablation": result})
     description = yaml.safe_load((folder / "emulator.yaml").read_text())
     description["sha256"]["training_record.json"] = sha256_of(folder / "training_record.json")
     (folder / "emulator.yaml").write_text(yaml.safe_dump(description, sort_keys=False, width=110))
@@ -166,7 +166,7 @@ def main() -> None:
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
     if arguments.record:
-        _record(emulator.path, result["mixed"])
+        _record(emulator.path, result)
 
 
 if __name__ == "__main__":
