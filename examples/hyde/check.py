@@ -3,9 +3,9 @@
     python examples/hyde/check.py output/hyde
 
 For each year and class: the largest distance, over all coarse cells, of what the fine fractions sum to from the coarse
-total, as a share of the cell's land, computed here from the fractions; that of the class map from the total in fine
-cells; and areas in km2: fine, of the input, and of the input's change what the base map has too little of to make
-(`change` mode). Exit code 1 where a total is missed by 1e-12 or a map by a cell.
+total, as a share of the cell's land, computed here from the fractions; that of the class map in fine cells, in `change`
+mode of its change since the first year; and areas in km2: fine, of the input, and of the input's change what the base
+map has too little of to make (`change` mode). Exit code 1 where a total is missed by 1e-12 or a map by a cell.
 """
 
 import json
@@ -27,8 +27,8 @@ def blocks(fine: NDArray, ratio: int) -> NDArray:
     return rows.reshape(nlat // ratio, nlon // ratio, ratio).sum(axis=2)
 
 
-def residuals(year: xr.Dataset, legend: list[str]) -> tuple[list[float], list[float], list[float]]:
-    """For each class: largest miss of a total, of the map's count in cells, and the map's area in km2."""
+def residuals(year: xr.Dataset, base: xr.Dataset | None, legend: list[str]) -> tuple[list[float], ...]:
+    """For each class: largest miss of a total, of the map's cells (since `base`), and the map's area in km2."""
     classes, target = year["class"].values, year["target"].values
     ratio = classes.shape[0] // target.shape[1]
     edges = np.sin(np.radians(np.linspace(-90, 90, classes.shape[0] + 1)))
@@ -41,8 +41,10 @@ def residuals(year: xr.Dataset, legend: list[str]) -> tuple[list[float], list[fl
         fraction = np.where(there, year[name].values, 0.0)
         off = (blocks(fraction * area, ratio) - target[k] * land)[known] / land[known]
         missed.append(float(np.abs(off).max()))
-        counts = blocks(classes == k + 1, ratio)
-        moved.append(float(np.abs(counts - target[k] * count)[known].max()))
+        counts, wanted = blocks(classes == k + 1, ratio), target[k]
+        if base is not None:
+            counts, wanted = counts - blocks(base["class"].values == k + 1, ratio), wanted - base["target"].values[k]
+        moved.append(float(np.abs(counts - wanted * count)[known].max()))
         areas.append(float((area * (classes == k + 1)).sum() * 1e-6))
     return missed, moved, areas
 
@@ -53,9 +55,10 @@ def main() -> None:
     holds = True
     with xr.open_zarr(folder / "years" / "ai4land.zarr", decode_times=False) as data:
         legend = data["class"].attrs["flag_meanings"].split()[1:]
+        base = data[["class", "target"]].isel(time=0).load() if "cut" in data else None
         print(f"{'':22s}" + "".join(f"{name:>14s}" for name in legend))
         for at, number in enumerate(data.year.values):
-            missed, moved, areas = residuals(data.isel(time=at), legend)
+            missed, moved, areas = residuals(data.isel(time=at), base, legend)
             entry = report[int(number)]
             rows = {
                 "total missed by": [f"{value:.1e}" for value in missed],
