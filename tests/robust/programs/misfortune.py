@@ -57,17 +57,17 @@ class Sabotage:
     """Makes the tiles of one rank fail until told to stop."""
 
     def __init__(self, error: Callable[[], BaseException]) -> None:
-        self._run, self._error = TileRunner._tile, error
+        self._run, self._error = TileRunner._run, error
 
     def __enter__(self) -> None:
         def tile(*_: Any) -> Any:
             raise self._error()
 
         if COMM.rank == COMM.size - 1:
-            TileRunner._tile = tile
+            TileRunner._run = tile
 
     def __exit__(self, *_: object) -> None:
-        TileRunner._tile = self._run
+        TileRunner._run = self._run
 
 
 class SmallFiles:
