@@ -31,8 +31,8 @@ class Recorder:
     def together(self, local: Any) -> Any:
         return local()
 
-    def set_grid(self, grid: Any) -> None:
-        self.grid = grid
+    def set_grid(self, make: Any) -> None:
+        self.grid = make()
 
     def put(self, name: str, values: np.ndarray) -> None:
         self.put_values[name] = values
