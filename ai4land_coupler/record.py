@@ -48,15 +48,11 @@ def harmless(
     @functools.wraps(method)
     def guarded(self: "Recorder", comm: Communicator, *args: P.args, **kwargs: P.kwargs) -> None:
         if self.recording:
-            comm.agree(None)  # a rank that failed on its way here is the host's to hear of
-            try:
-                with comm.whole():
-                    method(self, comm, *args, **kwargs)
-            except Exception as error:  # the host must not hear of it
+            error = comm.apart(lambda: method(self, comm, *args, **kwargs))
+            if error is not None:  # the host must not hear of it
                 self.stop(comm, error)
-            except BaseException as error:
-                self.stop(comm, error)
-                raise
+            if error is not None and not isinstance(error, Exception):
+                raise error
 
     return guarded
 
@@ -168,14 +164,18 @@ class Recorder:
 
     def stop(self, comm: Communicator, error: BaseException) -> None:
         """Record no more, and say why once."""
-        if comm.rank == 0:
-            log.warning("record %s: recording stops, the run goes on: %s; free the disk or choose another path",
-                        self.path, (str(error).splitlines() or [type(error).__name__])[0])  # fmt: skip
         self.recording = False
+        with suppress(MemoryError):
+            self._say(comm, error)
         file, self._file = self._file, None
         with suppress(Exception):
             if file is not None:
                 file.close(whole=False)
+
+    def _say(self, comm: Communicator, error: BaseException) -> None:
+        if comm.rank == 0:
+            log.warning("record %s: recording stops, the run goes on: %s; free the disk or choose another path",
+                        self.path, (str(error).splitlines() or [type(error).__name__])[0])  # fmt: skip
 
     def _append(
         self, comm: Communicator, call: Call, put: Put | None = None, restart: bytes | None = None,

@@ -31,7 +31,15 @@ COMM = MPI.COMM_WORLD
 PACKAGE = str(Path(ai4land_coupler.__file__).parent)
 AGREEMENTS = ("comm.py", "interrupts.py")
 """They make the agreement itself; what they allocate for a collective is asked for by the lines that call them."""
-INTO = ("Communicator.of(", "self._alive()", ".hook()", "self._noted(", "self._tell(", "self._give_back()")
+INTO = (
+    "Communicator.of(",
+    "self._alive()",
+    ".hook()",
+    "self._noted(",
+    "self._tell(",
+    "self._give_back()",
+    "comm.apart(",
+)
 """Lines that lead into the first agreement of a hook, or to the recorder after its last: none can hear of them."""
 ASKING = (ast.Call, ast.BinOp, ast.ListComp, ast.DictComp, ast.SetComp, ast.JoinedStr, ast.Subscript)
 BESIDE = ("body", "orelse", "finalbody", "annotation")
