@@ -309,8 +309,9 @@ class Component:
             if self._years is not None:
                 self._years.drop()
         self._years = None
-        if self._recorder is not None:
-            self._recorder.close(comm)
+        with suppress(MemoryError):
+            if self._recorder is not None:
+                self._recorder.close(comm)
         comm.free()
 
     def __enter__(self) -> "Component":

@@ -38,6 +38,8 @@ INTO = (
     "self._noted(",
     "self._tell(",
     "self._give_back()",
+    "self._recorder.close(",
+    "comm.free()",
     "comm.apart(",
 )
 """Lines that lead into the first agreement of a hook, or to the recorder after its last: none can hear of them."""
