@@ -122,18 +122,19 @@ class Communicator:
         with self.whole():
             return local()
 
-    def apart(self, part: Callable[[], None]) -> BaseException | None:
-        """Run a part, as `whole` does, whose failure the hook outlives: it is returned, on all ranks. Collective.
+    def apart(self, part: Callable[[], None], failed: Callable[[BaseException], None]) -> None:
+        """Run a part, as `whole` does, whose failure the hook outlives: `failed` is told, on all ranks. Collective.
 
-        What failed on the way here is the hook's own failure and is raised.
+        What failed on the way here is the hook's own failure and is raised, and an exit or an interrupt goes on.
         """
         self.agree(None)
         try:
             with self.whole():
                 part()
         except BaseException as error:
-            return error
-        return None
+            failed(error)
+            if not isinstance(error, Exception):
+                raise
 
     def let_in(self) -> None:
         """Run the Python signal handlers of the host that wait for a moment at which they may raise. Local."""

@@ -48,11 +48,7 @@ def harmless(
     @functools.wraps(method)
     def guarded(self: "Recorder", comm: Communicator, *args: P.args, **kwargs: P.kwargs) -> None:
         if self.recording:
-            error = comm.apart(lambda: method(self, comm, *args, **kwargs))
-            if error is not None:  # the host must not hear of it
-                self.stop(comm, error)
-            if error is not None and not isinstance(error, Exception):
-                raise error
+            comm.apart(lambda: method(self, comm, *args, **kwargs), lambda error: self.stop(comm, error))
 
     return guarded
 
