@@ -94,7 +94,7 @@ $(VENV)/.python: constraints.txt | $(BUILD)/.system
 	$(PYTHON) -m venv $$($(PYTHON) -c "$(ESMPY)" && echo --system-site-packages) $(VENV) && $(BIN)/pip install -c $(BUILD)/constraints.txt $(or $(TORCH),torch); } $(call logged,torch)
 	@touch $@
 
-$(VENV)/.demo: pyproject.toml $(VENV)/.python
+$(VENV)/.demo: pyproject.toml setup.py $(wildcard bindings/kernel/*) $(VENV)/.python
 	@echo "== ai4land_coupler and what it needs"
 	@$(BIN)/pip install -c $(BUILD)/constraints.txt -e '.[plot,yac]' $(call logged,demo)
 	@touch $@
@@ -104,7 +104,7 @@ $(VENV)/.test: $(VENV)/.demo
 	@$(BIN)/pip install -c $(BUILD)/constraints.txt -e '.[test]' $(call logged,test)
 	@touch $@
 
-$(VENV)/.library: $(wildcard bindings/* fortran_shim/* fortran_shim/*/*) $(VENV)/.demo
+$(VENV)/.library: $(wildcard bindings/*.* fortran_shim/* fortran_shim/*/*) $(VENV)/.demo
 	@echo "== C library and Fortran module"
 	@{ cmake -S fortran_shim -B $(BUILD)/library -DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFIX=$(abspath $(VENV)) \
 	  -DPython=$(abspath $(BIN)/python) && cmake --build $(BUILD)/library && \

@@ -6,7 +6,8 @@ b minimises the convex dual  D(b) = sum_i w_i log sum_k exp(z_ik + b_k) - sum_k 
 residual  sum_i w_i p_ik - F_k  and whose Hessian is  sum_i w_i (diag p_i - p_i p_i^T).
 
 Coarse cells are solved together where they hold the same number of classes. Every operation is elementwise over them
-or a sum along the pixels of one, so the bits of a cell depend on that cell alone.
+or a sum along the pixels of one, so the bits of a cell depend on that cell alone. Where the compiled kernel is there
+`close` and `quota` leave the work to it: the same fractions to 1e-11, the same maps of the same fractions.
 """
 
 import itertools
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ai4land_coupler import kernel
 from ai4land_coupler.errors import ConstraintError
 
 Floats = NDArray[np.float64]
@@ -61,6 +63,38 @@ def close(
     """
     z, a, f = np.asarray(logits), np.asarray(area, np.float64), np.asarray(totals, np.float64)
     _refuse_unusable(z, a, f)
+    compiled = kernel.ready() and z.dtype == np.float32
+    fractions, residual = (_close_compiled if compiled else _close_numpy)(z, a, f, allowed)
+    stuck = np.argwhere(np.abs(residual) > PROMISE)
+    if stuck.size:
+        cell, klass = (int(i) for i in stuck[0])
+        raise CellError(
+            cell,
+            klass,
+            f"the total {f[cell, klass]:.17g} is missed by {residual[cell, klass]:.3g} of the land after "
+            f"{MAX_ITERATIONS} iterations, {PROMISE:g} is allowed; look at the logits of this cell",
+        )
+    return fractions, residual
+
+
+def _close_compiled(z: NDArray, a: Floats, f: Floats, allowed: NDArray[np.bool_] | None) -> tuple[Floats, Floats]:
+    land = a > 0
+    first, at = _ragged(land, classes=z.shape[1])
+    fractions, may = np.zeros(z.shape), None if allowed is None else np.ascontiguousarray(allowed).view(np.uint8)
+    z, f, pixels = np.ascontiguousarray(z), np.ascontiguousarray(f), z.shape[2]
+    residual, _ = kernel.close(first, a[land], z, at, pixels, may, f, fractions, at, pixels)
+    return fractions, residual
+
+
+def _ragged(land: NDArray[np.bool_], classes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where the land pixels of each cell begin in a list of them, (C + 1,), and their places in (C, classes, n)."""
+    cell, pixel = np.nonzero(land)
+    first = np.zeros(len(land) + 1, np.int64)
+    np.cumsum(land.sum(1), out=first[1:])
+    return first, cell * (classes * land.shape[1]) + pixel
+
+
+def _close_numpy(z: NDArray, a: Floats, f: Floats, allowed: NDArray[np.bool_] | None) -> tuple[Floats, Floats]:
     fractions, residual = np.zeros(z.shape), np.zeros(f.shape)
     land = a > 0
     has_land = land.any(1, keepdims=True)
@@ -72,15 +106,6 @@ def close(
         p, left = newton(e, weight[cells], wanted)
         fractions[at] = (p * land[cells]).swapaxes(0, 1)
         residual[at] = (left + (wanted - f[at].T)).T
-    stuck = np.argwhere(np.abs(residual) > PROMISE)
-    if stuck.size:
-        cell, klass = (int(i) for i in stuck[0])
-        raise CellError(
-            cell,
-            klass,
-            f"the total {f[cell, klass]:.17g} is missed by {residual[cell, klass]:.3g} of the land after "
-            f"{MAX_ITERATIONS} iterations, {PROMISE:g} is allowed; look at the logits of this cell",
-        )
     return fractions, residual
 
 
@@ -207,6 +232,18 @@ def quota(fractions: Floats, land: NDArray[np.bool_], cell_id: NDArray[np.int64]
     order of a hash of the cell id. Raises CellError where the totals of a cell with land do not sum to 1.
     """
     wanted = _counts(totals, land.sum(1))
+    if not kernel.ready():
+        return _quota_numpy(fractions, land, cell_id, wanted)
+    first, at = _ragged(land, classes=totals.shape[1])
+    result = np.zeros(land.shape, np.uint8)
+    p = np.ascontiguousarray(fractions, np.float64)
+    result[land] = kernel.quota(first, p, at, land.shape[1], cell_id[land].astype(np.int64, copy=False), wanted)
+    return result
+
+
+def _quota_numpy(
+    fractions: Floats, land: NDArray[np.bool_], cell_id: NDArray[np.int64], wanted: NDArray[np.int64]
+) -> NDArray[np.uint8]:
     draw = _splitmix64(cell_id)
     result = np.zeros(land.shape, np.uint8)
     for cells, classes in alike(wanted):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from ai4land_coupler import __version__, buildinfo
+from ai4land_coupler import __version__, buildinfo, kernel
 from ai4land_coupler.errors import UsageError
 from ai4land_coupler.regrid import esmfmk, esmfstart
 
@@ -116,6 +116,12 @@ def library() -> Finding:
     return Finding("library", True, f"{path}, ABI {version}", needed=False)
 
 
+def compiled() -> Finding:
+    """The compiled kernel for coarse cells; numpy does the same, slower."""
+    mend = "install a C compiler and Python's headers (Debian: gcc python3-dev), then ai4land_coupler again with pip"
+    return Finding("kernel", kernel.ready(), f"totals and maps by {kernel.name()}", mend, False)
+
+
 def fortran() -> Finding:
     """Compilers to build the library and a Fortran host."""
     programs = {name: shutil.which(name) for name in ("mpifort", "gfortran", "cmake", "pkg-config")}
@@ -159,7 +165,7 @@ def emulators() -> Finding:
 
 
 CHECKS: tuple[Callable[[], Finding], ...] = (
-    python, packages, processor, mpi, library, fortran, yac, esmf, emulators,
+    python, packages, processor, mpi, library, compiled, fortran, yac, esmf, emulators,
 )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ import platform
 from functools import cache
 from importlib import metadata
 
-from ai4land_coupler import __version__, comm, crosswalk
+from ai4land_coupler import __version__, comm, crosswalk, kernel
 from ai4land_coupler.config import Config
 from ai4land_coupler.emulator import Emulator, sha256_of
 
@@ -23,6 +23,7 @@ def collect(emulator: Emulator, config: Config, precision: str) -> dict[str, str
         "processor": processor(),
         "versions": ", ".join(f"{name} {_version(name)}" for name in LIBRARIES)
         + f", Python {platform.python_version()}",
+        "cells": kernel.name(),
         "mpi": comm.library(),
         "configuration": config.text(),
     } | _crosswalk(config)

@@ -1,0 +1,96 @@
+"""The compiled part of the package, where it was built; bindings/kernel/kernel.h says what each function does.
+
+Where it was not, numpy serves in its place: `ready` says which. Calls leave other threads running.
+"""
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+try:
+    from ai4land_coupler import _kernel as _found
+except ImportError:  # not built, or for another machine
+    _found = None
+
+VERSION = 1
+"""Of the interface in kernel.h; what was built of another one is not used."""
+
+_C_TYPES = {"int64": "int64_t *", "float64": "double *", "float32": "float *", "uint8": "unsigned char *"}
+
+Float = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+_module: ModuleType | None = _found if _found is not None and _found.lib.KERNEL_VERSION == VERSION else None
+
+
+def ready() -> bool:
+    """Whether the compiled functions are there."""
+    return _module is not None
+
+
+def name() -> str:
+    """What closes totals and draws maps here, for provenance."""
+    return f"compiled kernel {VERSION}" if ready() else "numpy"
+
+
+def close(
+    first: Index, area: Float, z: NDArray[np.float32], at: Index, step: int, allowed: NDArray[np.uint8] | None,
+    totals: Float, out: Float, to: Index, stride: int,
+) -> tuple[Float, int | None]:  # fmt: skip
+    """Close the totals (C, K) of coarse cells into `out`; the residual (C, K), and the first cell with a bad logit."""
+    left = np.empty_like(totals)
+    may = _ffi().NULL if allowed is None else _pointer(allowed)
+    failed = _lib().kernel_close(
+        *totals.shape, _pointer(first), _pointer(area), _pointer(z), _pointer(at), step, may, _pointer(totals),
+        _pointer(out), _pointer(to), stride, _pointer(left),
+    )  # fmt: skip
+    _refuse_no_memory(failed)
+    return left, failed - 1 if failed else None
+
+
+def quota(first: Index, p: Float, to: Index, stride: int, cell_id: Index, counts: Index) -> NDArray[np.uint8]:
+    """Classes (n,) of the pixels, 1.., with counts (C, K) of each in every coarse cell."""
+    place = np.zeros(to.size, np.uint8)
+    _refuse_no_memory(
+        _lib().kernel_quota(
+            *counts.shape, _pointer(first), _pointer(p), _pointer(to), stride, _pointer(cell_id), _pointer(counts),
+            _pointer(place),
+        )
+    )  # fmt: skip
+    return place
+
+
+def apply(first: Index, column: Index, weight: Float, x: Float) -> Float:
+    """Sums (K, rows) of weight times x (K, columns) over the entries of each row."""
+    total = np.empty((len(x), first.size - 1))
+    _refuse_no_memory(
+        _lib().kernel_apply(
+            first.size - 1, x.shape[1], len(x), _pointer(first), _pointer(column), _pointer(weight), _pointer(x),
+            _pointer(total),
+        )
+    )  # fmt: skip
+    return total
+
+
+def _lib() -> Any:
+    assert _module is not None
+    return _module.lib
+
+
+def _ffi() -> Any:
+    assert _module is not None
+    return _module.ffi
+
+
+def _pointer(array: NDArray) -> Any:
+    """A pointer to contiguous values of a type the kernel knows; TypeError for others."""
+    if not array.flags.c_contiguous:
+        raise TypeError("contiguous values are expected")
+    return _ffi().cast(_C_TYPES[array.dtype.name], array.ctypes.data)
+
+
+def _refuse_no_memory(failed: int) -> None:
+    if failed == -1:
+        raise MemoryError("no memory for the work on one coarse cell")

@@ -1,0 +1,470 @@
+#include "kernel.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Wider vectors where the processor has them: they hold the same lanes in the same order, and nothing is fused, so the
+   bits are those of the narrow ones. */
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
+#define WIDE __attribute__((target_clones("avx2", "default")))
+#else
+#define WIDE
+#endif
+
+#define MAX_ITERATIONS 100
+#define PATIENCE 20
+#define MAX_SWEEPS 8
+#define TOLERANCE 1e-13
+#define DEEPEST_LOGIT -20.0
+#define LONGEST_STEP 4.0
+#define DAMPING 1e-14
+#define SLACK 4e-15
+
+/* Sums in four lanes, which a compiler may keep in one register without changing the order. */
+WIDE static double dot(const double *restrict a, const double *restrict b, int64_t n)
+{
+    double lane[4] = {0, 0, 0, 0};
+    int64_t i = 0;
+    for (; i + 4 <= n; i += 4)
+        for (int l = 0; l < 4; l++) lane[l] += a[i + l] * b[i + l];
+    for (int l = 0; i < n; i++, l++) lane[l] += a[i] * b[i];
+    return (lane[0] + lane[1]) + (lane[2] + lane[3]);
+}
+
+/* x = exp(x) for |x| < 700, to one unit in the last place: 2^k from the exponent's bits, the rest by Taylor's series. */
+WIDE static void exponentials(double *restrict x, int64_t n)
+{
+    const double whole = 0x1.8p52; /* added and taken away again it leaves the nearest integer */
+    for (int64_t i = 0; i < n; i++) {
+        double shifted = x[i] * 0x1.71547652b82fep0 + whole, k = shifted - whole, power;
+        double r = (x[i] - k * 0x1.62e42feep-1) - k * 0x1.a39ef35793c76p-33;
+        uint64_t bits;
+        memcpy(&bits, &shifted, sizeof bits);
+        bits = (bits + 1023) << 52;
+        memcpy(&power, &bits, sizeof power);
+        double sum = 1.0 / 6227020800.0;
+        sum = sum * r + 1.0 / 479001600.0;
+        sum = sum * r + 1.0 / 39916800.0;
+        sum = sum * r + 1.0 / 3628800.0;
+        sum = sum * r + 1.0 / 362880.0;
+        sum = sum * r + 1.0 / 40320.0;
+        sum = sum * r + 1.0 / 5040.0;
+        sum = sum * r + 1.0 / 720.0;
+        sum = sum * r + 1.0 / 120.0;
+        sum = sum * r + 1.0 / 24.0;
+        sum = sum * r + 1.0 / 6.0;
+        sum = sum * r + 0.5;
+        sum = sum * r + 1.0;
+        x[i] = (sum * r + 1.0) * power;
+    }
+}
+
+/* Solves the positive definite h x = r of size k, in place, by Cholesky; h [k][k] is destroyed. */
+static void solve(int k, double *h, double *x)
+{
+    for (int j = 0; j < k; j++) {
+        for (int i = j; i < k; i++) {
+            double sum = h[i * k + j];
+            for (int m = 0; m < j; m++) sum -= h[i * k + m] * h[j * k + m];
+            h[i * k + j] = i == j ? sqrt(sum > 1e-300 ? sum : 1e-300) : sum / h[j * k + j];
+        }
+    }
+    for (int i = 0; i < k; i++) {
+        for (int m = 0; m < i; m++) x[i] -= h[i * k + m] * x[m];
+        x[i] /= h[i * k + i];
+    }
+    for (int i = k - 1; i >= 0; i--) {
+        for (int m = i + 1; m < k; m++) x[i] -= h[m * k + i] * x[m];
+        x[i] /= h[i * k + i];
+    }
+}
+
+/* One coarse cell: k classes with totals f > 0 and n pixels of land with weights w that sum to 1. */
+typedef struct {
+    int k;
+    int64_t n;
+    double *e, *p, *total, *w, *f, *b, *base, *step, *left, *hessian;
+} cell;
+
+/* p = a e / sum a e with a = exp(b), and what its area means miss of the totals: the gradient of the dual. */
+WIDE static void judge(cell *c)
+{
+    const int64_t n = c->n;
+    double *restrict total = c->total;
+    for (int64_t i = 0; i < n; i++) total[i] = 0.0;
+    for (int j = 0; j < c->k; j++) {
+        const double a = exp(c->b[j]), *restrict e = c->e + j * n;
+        double *restrict p = c->p + j * n;
+        for (int64_t i = 0; i < n; i++) total[i] += p[i] = a * e[i];
+    }
+    for (int64_t i = 0; i < n; i++) total[i] = 1.0 / total[i];
+    for (int j = 0; j < c->k; j++) {
+        double *restrict p = c->p + j * n;
+        for (int64_t i = 0; i < n; i++) p[i] *= total[i];
+        c->left[j] = dot(c->w, p, n) - c->f[j];
+    }
+}
+
+/* sum w log sum a e - sum f b, which the closed fractions minimise. */
+static double dual(const cell *c, const double *b)
+{
+    for (int64_t i = 0; i < c->n; i++) c->total[i] = 0.0;
+    double value = 0.0;
+    for (int j = 0; j < c->k; j++) {
+        const double a = exp(b[j]), *restrict e = c->e + j * c->n;
+        for (int64_t i = 0; i < c->n; i++) c->total[i] += a * e[i];
+        value -= c->f[j] * b[j];
+    }
+    for (int64_t i = 0; i < c->n; i++) value += c->w[i] * log(c->total[i]);
+    return value;
+}
+
+WIDE static void newton_step(cell *c)
+{
+    const int64_t n = c->n;
+    int k = c->k - 1;
+    for (int i = 0; i < k; i++) {
+        const double *restrict p = c->p + (1 + i) * n, *restrict w = c->w;
+        double *restrict weighted = c->total; /* free until the next trial */
+        for (int64_t m = 0; m < n; m++) weighted[m] = w[m] * p[m];
+        for (int j = 0; j <= i; j++) c->hessian[i * k + j] = -dot(weighted, c->p + (1 + j) * n, n);
+        c->hessian[i * k + i] += c->left[1 + i] + c->f[1 + i] * (1 + DAMPING);
+        c->step[1 + i] = -c->left[1 + i];
+    }
+    solve(k, c->hessian, c->step + 1);
+    double longest = LONGEST_STEP;
+    for (int i = 1; i <= k; i++) longest = fmax(longest, fabs(c->step[i]));
+    for (int i = 1; i <= k; i++) c->step[i] *= LONGEST_STEP / longest;
+    c->step[0] = 0.0;
+}
+
+/* Whether a step is good: its end lies before the least dual along it or not far behind. A cell that takes long is
+   held to a dual that falls, which always ends. */
+static int falls(const cell *c, double slope, int iteration)
+{
+    if (iteration <= PATIENCE) return dot(c->left, c->step, c->k) <= 0.5 * fabs(slope);
+    double at_base = dual(c, c->base);
+    return dual(c, c->b) <= at_base + SLACK * (1 + fabs(at_base));
+}
+
+static void newton(cell *c)
+{
+    double slope = 0.0;
+    for (int iteration = 1;; iteration++) {
+        double worst = 0.0;
+        judge(c);
+        for (int j = 0; j < c->k; j++) worst = fmax(worst, fabs(c->left[j]));
+        if (worst <= TOLERANCE || iteration == MAX_ITERATIONS) return;
+        if (iteration == 1 || falls(c, slope, iteration)) {
+            memcpy(c->base, c->b, (size_t)c->k * sizeof *c->b);
+            newton_step(c);
+            slope = dot(c->left, c->step, c->k);
+        } else {
+            for (int j = 0; j < c->k; j++) c->step[j] *= 0.5;
+            slope *= 0.5;
+        }
+        for (int j = 0; j < c->k; j++) c->b[j] = c->base[j] + c->step[j];
+    }
+}
+
+/* Where the totals of the k classes are best begun: b = log(f / mean softmax). A class nobody may hold stays apart. */
+static void begin(cell *c)
+{
+    for (int j = 0; j < c->k; j++) c->b[j] = 0.0;
+    judge(c);
+    for (int j = 0; j < c->k; j++) c->b[j] = log(c->f[j] / (c->left[j] + c->f[j]));
+}
+
+/* Classes above 0, the largest first and the lower of equals; their number. */
+static int present(int64_t classes, const double *f, int *order)
+{
+    int k = 0;
+    for (int64_t j = 0; j < classes; j++) {
+        if (!(f[j] > 0)) continue;
+        int at = k++;
+        for (; at > 0 && f[order[at - 1]] < f[j]; at--) order[at] = order[at - 1];
+        order[at] = (int)j;
+    }
+    return k;
+}
+
+/* e = exp(z - max z) of the classes present, each pixel's largest that it may have taken off. */
+WIDE static void prepare(cell *c, const float *z, const int64_t *restrict at, int64_t step, const unsigned char *allowed,
+                         const int *order)
+{
+    const int64_t n = c->n;
+    double *restrict top = c->total;
+    for (int64_t i = 0; i < n; i++) top[i] = -INFINITY;
+    for (int j = 0; j < c->k; j++) {
+        const float *from = z + order[j] * step;
+        const unsigned char *may = allowed ? allowed + order[j] * step : NULL;
+        double *restrict e = c->e + j * n;
+        for (int64_t i = 0; i < n; i++) e[i] = may && !may[at[i]] ? -INFINITY : from[at[i]];
+        for (int64_t i = 0; i < n; i++) top[i] = e[i] > top[i] ? e[i] : top[i];
+    }
+    for (int j = 0; j < c->k; j++) {
+        const unsigned char *may = allowed ? allowed + order[j] * step : NULL;
+        double *restrict e = c->e + j * n;
+        for (int64_t i = 0; i < n; i++) e[i] = e[i] - top[i] > DEEPEST_LOGIT ? e[i] - top[i] : DEEPEST_LOGIT;
+        exponentials(e, n);
+        for (int64_t i = 0; may && i < n; i++) e[i] = may[at[i]] ? e[i] : 0.0;
+    }
+}
+
+static int finite(int64_t classes, int64_t n, const float *z, const int64_t *at, int64_t step)
+{
+    int bad = 0;
+    for (int64_t k = 0; k < classes; k++)
+        for (int64_t i = 0; i < n; i++) bad |= !(fabsf(z[at[i] + k * step]) <= FLT_MAX);
+    return !bad;
+}
+
+static void weigh(cell *c, const double *area)
+{
+    double whole = 0.0;
+    for (int64_t i = 0; i < c->n; i++) whole += area[i];
+    for (int64_t i = 0; i < c->n; i++) c->w[i] = area[i] / whole;
+}
+
+static void close_cell(cell *c, int64_t classes, const double *area, const float *z, const int64_t *at, int64_t step,
+                       const unsigned char *allowed, const double *f, double *p, const int64_t *to, int64_t stride,
+                       double *left, int *order)
+{
+    double wanted = 0.0;
+    c->k = present(classes, f, order);
+    for (int j = 0; j < c->k; j++) wanted += f[order[j]];
+    for (int j = 0; j < c->k; j++) c->f[j] = f[order[j]] / wanted;
+    weigh(c, area);
+    prepare(c, z, at, step, allowed, order);
+    begin(c);
+    newton(c);
+    for (int64_t k = 0; k < classes; k++)
+        if (!(f[k] > 0))
+            for (int64_t i = 0; i < c->n; i++) p[to[i] + k * stride] = 0.0;
+    for (int j = 0; j < c->k; j++) {
+        for (int64_t i = 0; i < c->n; i++) p[to[i] + order[j] * stride] = c->p[j * c->n + i];
+        left[order[j]] = c->left[j] + (c->f[j] - f[order[j]]);
+    }
+}
+
+static int64_t most_pixels(int64_t cells, const int64_t *first)
+{
+    int64_t most = 0;
+    for (int64_t c = 0; c < cells; c++)
+        if (first[c + 1] - first[c] > most) most = first[c + 1] - first[c];
+    return most;
+}
+
+int64_t kernel_close(int64_t cells, int64_t classes, const int64_t *first, const double *area, const float *z,
+                     const int64_t *at, int64_t step, const unsigned char *allowed, const double *f, double *p,
+                     const int64_t *to, int64_t stride, double *left)
+{
+    size_t k = (size_t)classes, n = (size_t)most_pixels(cells, first);
+    double *memory = malloc((2 * k * n + 2 * n + 5 * k + k * k + 1) * sizeof *memory);
+    int *order = malloc((k + 1) * sizeof *order);
+    if (!memory || !order) {
+        free(memory), free(order);
+        return -1;
+    }
+    double *small = memory + 2 * k * n + 2 * n;
+    cell c = {.e = memory, .p = memory + k * n, .total = memory + 2 * k * n, .w = memory + 2 * k * n + n, .f = small,
+              .b = small + k, .base = small + 2 * k, .step = small + 3 * k, .left = small + 4 * k, .hessian = small + 5 * k};
+    memset(left, 0, (size_t)cells * k * sizeof *left);
+    int64_t i = 0, bad = 0;
+    for (; i < cells && !bad; i++) {
+        const int64_t start = first[i];
+        c.n = first[i + 1] - start;
+        if (!c.n) continue;
+        if (!finite(classes, c.n, z, at + start, step)) bad = i + 1;
+        else close_cell(&c, classes, area + start, z, at + start, step, allowed, f + i * classes, p, to + start, stride,
+                        left + i * classes, order);
+    }
+    free(memory), free(order);
+    return bad;
+}
+
+typedef struct {
+    double key;
+    uint64_t draw;
+    int64_t pixel;
+} candidate;
+
+static int before(const candidate *a, const candidate *b)
+{
+    return a->key < b->key || (a->key == b->key && a->draw < b->draw);
+}
+
+/* Moves the `count` smallest of n candidates to the front, in any order (quickselect). */
+static void select_smallest(candidate *c, int64_t n, int64_t count)
+{
+    int64_t low = 0, high = n - 1;
+    if (count <= 0 || count >= n) return;
+    while (low < high) {
+        candidate pivot = c[low + (high - low) / 2];
+        int64_t i = low, j = high;
+        while (i <= j) {
+            while (before(&c[i], &pivot)) i++;
+            while (before(&pivot, &c[j])) j--;
+            if (i <= j) {
+                candidate swap = c[i];
+                c[i++] = c[j];
+                c[j--] = swap;
+            }
+        }
+        if (count - 1 <= j)
+            high = j;
+        else if (count - 1 >= i)
+            low = i;
+        else
+            return;
+    }
+}
+
+/* The finaliser of SplitMix64 (Steele, Lea and Flood 2014). */
+static uint64_t hash(int64_t id)
+{
+    uint64_t x = (uint64_t)id + UINT64_C(0x9E3779B97F4A7C15);
+    x = (x ^ (x >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
+    x = (x ^ (x >> 27)) * UINT64_C(0x94D049BB133111EB);
+    return x ^ (x >> 31);
+}
+
+/* Pixels in no order, class after class: those of class j stand from start[j] to start[j + 1]. */
+typedef struct {
+    int k;
+    int64_t n;
+    int64_t *start, *pixel;
+    double *p; /* [k][n], by the pixel's number */
+    uint64_t *draw;
+    candidate *scratch;
+} shares;
+
+/* Pixels of classes i and j go each to the one it is likelier in, as far as the counts allow; whether any moved. */
+static int exchange(shares *s, int i, int j)
+{
+    int64_t *of_i = s->pixel + s->start[i], *of_j = s->pixel + s->start[j];
+    const int64_t n_i = s->start[i + 1] - s->start[i], n_j = s->start[j + 1] - s->start[j];
+    const double *pi = s->p + i * s->n, *pj = s->p + j * s->n;
+    double keenest = -INFINITY, least = INFINITY;
+    for (int64_t m = 0; m < n_i; m++) {
+        double prefers_j = pj[of_i[m]] - pi[of_i[m]];
+        keenest = prefers_j > keenest ? prefers_j : keenest;
+    }
+    for (int64_t m = 0; m < n_j; m++) {
+        double prefers_j = pj[of_j[m]] - pi[of_j[m]];
+        least = prefers_j < least ? prefers_j : least;
+    }
+    if (!(keenest > least)) return 0;
+    candidate *both = s->scratch;
+    for (int64_t m = 0; m < n_i; m++) both[m] = (candidate){pj[of_i[m]] - pi[of_i[m]], s->draw[of_i[m]], of_i[m]};
+    for (int64_t m = 0; m < n_j; m++) both[n_i + m] = (candidate){pj[of_j[m]] - pi[of_j[m]], s->draw[of_j[m]], of_j[m]};
+    select_smallest(both, n_i + n_j, n_i);
+    for (int64_t m = 0; m < n_i; m++) of_i[m] = both[m].pixel;
+    for (int64_t m = 0; m < n_j; m++) of_j[m] = both[n_i + m].pixel;
+    return 1;
+}
+
+/* A map drawn by hash alone: class after class takes its count of what is left, the first keeps the rest. */
+static void deal(shares *s)
+{
+    int64_t open = s->n;
+    candidate *left = s->scratch;
+    for (int64_t m = 0; m < open; m++) left[m] = (candidate){0.0, s->draw[m], m};
+    for (int j = 1; j < s->k; j++) {
+        int64_t count = s->start[j + 1] - s->start[j];
+        select_smallest(left, open, count);
+        for (int64_t m = 0; m < count; m++) s->pixel[s->start[j] + m] = left[m].pixel;
+        left += count, open -= count;
+    }
+    for (int64_t m = 0; m < open; m++) s->pixel[m] = left[m].pixel;
+}
+
+/* A pair of classes that did not move, and neither of which moved since, need not be looked at again. */
+static void settle(shares *s, int64_t *moved, int64_t *looked)
+{
+    int64_t now = 0;
+    int k = s->k, any = 1;
+    for (int j = 0; j < k; j++) moved[j] = 0;
+    for (int pair = 0; pair < k * k; pair++) looked[pair] = -1;
+    for (int sweep = 0; any && sweep < MAX_SWEEPS; sweep++) {
+        any = 0;
+        for (int i = 0; i < k; i++) {
+            for (int j = i + 1; j < k; j++) {
+                int64_t *last = looked + i * k + j;
+                if (*last >= moved[i] && *last >= moved[j]) continue;
+                now++;
+                if (exchange(s, i, j)) moved[i] = moved[j] = now, any = 1;
+                *last = now;
+            }
+        }
+    }
+}
+
+int kernel_quota(int64_t cells, int64_t classes, const int64_t *first, const double *p, const int64_t *to,
+                 int64_t stride, const int64_t *id, const int64_t *count, unsigned char *place)
+{
+    size_t k = (size_t)classes, n = (size_t)most_pixels(cells, first);
+    int64_t *memory = malloc((n + 3 * k + k * k + 2) * sizeof *memory);
+    double *values = malloc((k * n + k + 1) * sizeof *values);
+    uint64_t *draw = malloc((n + 1) * sizeof *draw);
+    candidate *scratch = malloc((n + 1) * sizeof *scratch);
+    int *order = malloc((k + 1) * sizeof *order);
+    int failed = !memory || !values || !draw || !scratch || !order;
+    for (int64_t c = 0; c < cells && !failed; c++) {
+        const int64_t begin = first[c], *wanted = count + c * classes;
+        double *amount = values + k * n;
+        shares s = {.n = first[c + 1] - begin, .pixel = memory, .start = memory + n, .p = values, .draw = draw,
+                    .scratch = scratch};
+        if (!s.n) continue;
+        for (size_t j = 0; j < k; j++) amount[j] = (double)wanted[j];
+        s.k = present(classes, amount, order);
+        if (s.k == 1) {
+            memset(place + begin, order[0] + 1, (size_t)s.n);
+            continue;
+        }
+        for (int64_t m = 0; m < s.n; m++) draw[m] = hash(id[begin + m]);
+        s.start[0] = 0;
+        for (int j = 0; j < s.k; j++) {
+            s.start[j + 1] = s.start[j] + wanted[order[j]];
+            for (int64_t m = 0; m < s.n; m++) values[j * s.n + m] = p[to[begin + m] + order[j] * stride];
+        }
+        deal(&s);
+        settle(&s, s.start + k + 1, s.start + 2 * k + 1);
+        for (int j = 0; j < s.k; j++)
+            for (int64_t m = s.start[j]; m < s.start[j + 1]; m++) place[begin + s.pixel[m]] = (unsigned char)(order[j] + 1);
+    }
+    free(memory), free(values), free(draw), free(scratch), free(order);
+    return failed ? -1 : 0;
+}
+
+#define FIELDS 8 /* summed at a time */
+
+WIDE static void apply_some(int64_t rows, const int64_t *restrict first, const int64_t *restrict column,
+                            const double *restrict weight, const double *restrict x, int64_t fields, double *restrict sum)
+{
+    for (int64_t r = 0; r < rows; r++) {
+        double total[FIELDS] = {0};
+        for (int64_t i = first[r]; i < first[r + 1]; i++) {
+            const double *of = x + column[i] * FIELDS, w = weight[i];
+            for (int f = 0; f < FIELDS; f++) total[f] += w * of[f];
+        }
+        for (int64_t f = 0; f < fields; f++) sum[f * rows + r] = total[f];
+    }
+}
+
+int kernel_apply(int64_t rows, int64_t columns, int64_t fields, const int64_t *first, const int64_t *column,
+                 const double *weight, const double *x, double *sum)
+{
+    double *together = malloc((size_t)(columns * FIELDS + 1) * sizeof *together);
+    if (!together) return -1;
+    for (int64_t start = 0; start < fields; start += FIELDS) {
+        int64_t some = fields - start < FIELDS ? fields - start : FIELDS;
+        for (int64_t c = 0; c < columns; c++)
+            for (int64_t f = 0; f < FIELDS; f++) together[c * FIELDS + f] = f < some ? x[(start + f) * columns + c] : 0.0;
+        apply_some(rows, first, column, weight, together, some, sum + start * rows);
+    }
+    free(together);
+    return 0;
+}

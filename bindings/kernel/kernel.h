@@ -1,0 +1,29 @@
+/* The work on coarse cells that is too small for a tensor library: closing of the totals, class maps by quota, sparse
+   sums. No dependency but libm. Every cell is worked on by itself, in an order of its own, so its bits depend on nothing
+   else, not on the vectors the compiler makes of it either. ai4land_coupler/constraint.py says what is computed and why;
+   numpy does the same there where this is not built. */
+#ifndef AI4LAND_KERNEL_H
+#define AI4LAND_KERNEL_H
+#include <stdint.h>
+
+#define KERNEL_VERSION 1 /* of this interface; a build of another one is not used */
+
+/* Fractions closest to softmax(z) that meet the totals f [cells][classes] of every coarse cell. Cell c has the pixels
+   first[c] .. first[c + 1] of land, with areas area[i] > 0. The logit of class k is z[at[i] + k * step], the fraction is
+   put at p[to[i] + k * stride]. allowed, laid out as z, is 0 where a class may not be; NULL: all may. left
+   [cells][classes] is what the area means miss of f, 0 in cells without land.
+   0; -1 without memory; 1 + the first cell whose logits are not finite: it and those after it are left undone. */
+int64_t kernel_close(int64_t cells, int64_t classes, const int64_t *first, const double *area, const float *z,
+                     const int64_t *at, int64_t step, const unsigned char *allowed, const double *f, double *p,
+                     const int64_t *to, int64_t stride, double *left);
+
+/* Class maps with count [cells][classes] pixels of each class, drawn from the fractions p[to[i] + k * stride] of pixels
+   laid out as above: place[i] counts from 1. The hash of id[i] decides between equals. 0, or -1 without memory. */
+int kernel_quota(int64_t cells, int64_t classes, const int64_t *first, const double *p, const int64_t *to,
+                 int64_t stride, const int64_t *id, const int64_t *count, unsigned char *place);
+
+/* sum [fields][rows] of weight times x [fields][columns], entries in ascending order of their rows: row r has those from
+   first[r] to first[r + 1], which are added one after another. 0, or -1 without memory. */
+int kernel_apply(int64_t rows, int64_t columns, int64_t fields, const int64_t *first, const int64_t *column,
+                 const double *weight, const double *x, double *sum);
+#endif
