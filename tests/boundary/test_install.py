@@ -4,13 +4,15 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from building import run
 from mpi import mpirun
 
-from ai4land_coupler import buildinfo, doctor
+from ai4land_coupler import buildinfo, doctor, kernel
 from ai4land_coupler.errors import UsageError
 
 C_HOST = """
@@ -133,3 +135,22 @@ def test_doctor(prefix: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(subprocess, "run", broken)
     assert not {finding.name: finding for finding in doctor.examine()}["mpi"].ok
+
+
+@pytest.mark.parametrize("compiler", [None, "/nonexistent/cc"])
+def test_wheel_carries_the_kernel_where_it_can_be_compiled(tmp_path: Path, compiler: str | None) -> None:
+    """From a copy of the checkout; without a compiler the wheel is made all the same, and numpy serves."""
+    if int(version("setuptools").partition(".")[0]) < 77:
+        pytest.skip("setuptools is older than 77")
+    root = Path(kernel.__file__).parent.parent
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "NOTICE", "MANIFEST.in"):
+        shutil.copy(root / name, tmp_path)
+    shutil.copytree(root / "bindings", tmp_path / "bindings")
+    skipped = shutil.ignore_patterns("*.so", "emulators", "training", "__pycache__")
+    shutil.copytree(root / "ai4land_coupler", tmp_path / "ai4land_coupler", ignore=skipped)
+    pip = sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", "made", "."
+    env = {**os.environ, **({"CC": compiler} if compiler else {})}
+    subprocess.run(pip, cwd=tmp_path, env=env, check=True, capture_output=True, text=True)
+    (wheel,) = (tmp_path / "made").glob("*.whl")
+    carried = any(name.startswith("ai4land_coupler/_kernel.") for name in zipfile.ZipFile(wheel).namelist())
+    assert carried == (compiler is None)
