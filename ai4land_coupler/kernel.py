@@ -3,16 +3,11 @@
 Where it was not, numpy serves in its place: `ready` says which. Calls leave other threads running.
 """
 
-from types import ModuleType
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-try:
-    from ai4land_coupler import _kernel as _found
-except ImportError:  # not built, or for another machine
-    _found = None
 
 VERSION = 1
 """Of the interface in kernel.h; what was built of another one is not used."""
@@ -22,7 +17,16 @@ _C_TYPES = {"int64": "int64_t *", "float64": "double *", "float32": "float *", "
 Float = NDArray[np.float64]
 Index = NDArray[np.int64]
 
-_module: ModuleType | None = _found if _found is not None and _found.lib.KERNEL_VERSION == VERSION else None
+
+def _found() -> Any:
+    try:
+        module = import_module("ai4land_coupler._kernel")
+    except ImportError:  # not built, or for another machine
+        return None
+    return module if module.lib.KERNEL_VERSION == VERSION else None
+
+
+_module = _found()
 
 
 def ready() -> bool:
@@ -75,12 +79,10 @@ def apply(first: Index, column: Index, weight: Float, x: Float) -> Float:
 
 
 def _lib() -> Any:
-    assert _module is not None
     return _module.lib
 
 
 def _ffi() -> Any:
-    assert _module is not None
     return _module.ffi
 
 
