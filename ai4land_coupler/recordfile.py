@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai4land_coupler.answer import Answer
-from ai4land_coupler.errors import OutputError
+from ai4land_coupler.errors import GridError, OutputError
 from ai4land_coupler.grids import HostGrid
 from ai4land_coupler.heaps import refuse_endless
 
@@ -25,7 +25,11 @@ TEXTS = ("hook", "arguments", "message", "digest", "columns", "held", "contents"
 NUMBERS = ("rank", "year", "status", "answer_year", "has_answer", "has_put", "complete")
 ALL_RANKS = -1
 SLACK = 1 << 16
-"""Bytes that a call needs at most beside what was put and the restart it read."""
+"""Bytes that a call needs at most beside its texts, what was put and the restart it read."""
+TOGETHER = 64
+"""Calls whose texts and numbers lie in one chunk; a chunk is allocated whole."""
+PIECE = 1 << 20
+"""Bytes of a restart in one chunk."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +74,11 @@ class RecordWriter:
     def __init__(
         self, path: Path, ranks: int, legend: Sequence[str], configuration: str, provenance: Mapping[str, str]
     ) -> None:
-        if path.exists():
-            path.replace(path.with_name(path.name + ".1"))
         self._path = path
         self._room = path.with_name(path.name + ".room")
+        self._need(0, _bytes(configuration, *legend, *provenance, *provenance.values()))
+        if path.exists():
+            path.replace(path.with_name(path.name + ".1"))
         self._file = file = netCDF4.Dataset(path, "w", format="NETCDF4")
         file.set_auto_maskandscale(False)
         file.setncatts({**provenance, "format": FORMAT, "configuration": configuration, "ranks": np.int64(ranks)})
@@ -82,10 +87,12 @@ class RecordWriter:
             file.createDimension(name, length)
         file.createVariable("class_name", str, ("class",))[:] = np.array(legend, dtype=object)
         for name in TEXTS:
-            file.createVariable(name, str, ("call",))
+            file.createVariable(name, str, ("call",), chunksizes=(TOGETHER,))
         for name in NUMBERS:
-            file.createVariable(name, "i8", ("call",), fill_value=0)
-        file.createVariable("was_put", "u1", ("call", "class", "rank_of_host"), fill_value=0)
+            file.createVariable(name, "i8", ("call",), fill_value=0, chunksizes=(TOGETHER,))
+        file.createVariable(
+            "was_put", "u1", ("call", "class", "rank_of_host"), fill_value=0, chunksizes=(1, len(legend), ranks)
+        )
         file["rank"].long_name = f"rank that made the call, {ALL_RANKS} where all did"
         file["complete"].long_name = "1 once all of the call is in this file"
         self.sync()
@@ -93,7 +100,7 @@ class RecordWriter:
     def grid(self, grid: RecordedGrid) -> None:
         """The host's cells, once."""
         file, cells = self._file, grid.cells
-        self._need(sum(values.nbytes for values in _grid_arrays(grid).values()))
+        self._need(self._size, sum(values.nbytes for values in _grid_arrays(grid).values()))
         file.createDimension("host_cell", cells.size)
         file.createDimension("vertex", cells.nvertex)
         for name, values in _grid_arrays(grid).items():
@@ -117,8 +124,11 @@ class RecordWriter:
         grid: an array for each name of GRID.
         """
         file, i = self._file, len(self._file.dimensions["call"])
-        cells = sum(values.nbytes for values in (grid or {}).values())
-        self._need((put.values.nbytes if put else 0) + len(restart or b"") + cells)
+        answer = call.answer or Answer(0, "", "")
+        texts = (call.hook, call.arguments, call.message, answer.digest, answer.columns, answer.held, call.contents,
+                 checksum(call, put, restart, grid))  # fmt: skip
+        arrays = [*(grid or {}).values(), *((put.values, put.there) if put else ())]
+        self._need(self._size, sum(values.nbytes for values in arrays) + len(restart or b"") + _bytes(*texts))
         for name, values in (grid or {}).items():
             dims = tuple(f"{axis}_of_{name}_{i}" for axis in ("row", "column")[: values.ndim])
             for dim, length in zip(dims, values.shape, strict=True):
@@ -131,14 +141,15 @@ class RecordWriter:
             file["put"][i] = put.values
             file["was_put"][i] = put.there
         if restart is not None:
-            file.createDimension(f"byte_of_restart_{i}", max(len(restart), 1))
-            variable = file.createVariable(f"restart_{i}", "u1", (f"byte_of_restart_{i}",), zlib=True, complevel=1)
+            length = max(len(restart), 1)
+            file.createDimension(f"byte_of_restart_{i}", length)
+            variable = file.createVariable(
+                f"restart_{i}", "u1", (f"byte_of_restart_{i}",), zlib=True, complevel=1,
+                chunksizes=(min(length, PIECE),),
+            )  # fmt: skip
             variable.length = np.int64(len(restart))
             if restart:
                 variable[:] = np.frombuffer(restart, dtype=np.uint8)
-        answer = call.answer or Answer(0, "", "")
-        texts = (call.hook, call.arguments, call.message, answer.digest, answer.columns, answer.held, call.contents,
-                 checksum(call, put, restart, grid))  # fmt: skip
         for name, text in zip(TEXTS, texts, strict=True):
             file[name][i] = _writable(text)
         numbers = (call.rank, call.year, call.status, answer.year, call.answer is not None, put is not None, 1)
@@ -146,14 +157,18 @@ class RecordWriter:
             file[name][i] = int(number)
         self.sync()
 
-    def _need(self, size: int) -> None:
-        """Raise OSError where there is no room for this many bytes and the file's own, before it is touched.
+    @property
+    def _size(self) -> int:
+        return self._path.stat().st_size
+
+    def _need(self, before: int, size: int) -> None:
+        """Raise OSError where a file of `before` bytes cannot take this many and its own, before it is touched.
 
         HDF5 cannot give up a write half-way: a file whose disk became full in one cannot be read again.
         """
-        size += SLACK
+        size += size // 64 + SLACK
         most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-        if most != resource.RLIM_INFINITY and self._path.stat().st_size + size > most:
+        if most != resource.RLIM_INFINITY and before + size > most:
             raise OSError(errno.EFBIG, f"no file may be larger than {most} bytes here")
         try:
             with self._room.open("wb") as room:
@@ -173,19 +188,21 @@ class RecordWriter:
     def close(self, whole: bool) -> None:
         """End the file; `whole` says that the host finalized."""
         if whole:
+            self._need(self._size, 0)
             self._file.finalized = "yes"
         self._file.close()
 
 
 class Record:
-    """A record opened for reading; raises OutputError naming what is wrong with the file."""
+    """A record to read; raises OutputError naming what is wrong with the file.
+
+    No file stays open: HDF5 crashes where one with text in it is opened again and again while it is open
+    (netcdf4-python, issues 261 and 1444).
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with self._readable():
-            refuse_endless(path)
-            self._file = file = netCDF4.Dataset(path)
-            file.set_auto_maskandscale(False)
+        with self._opened() as file:
             if getattr(file, "format", None) != FORMAT:
                 raise OutputError(f"{path} is not a record of this plugin: expected format {FORMAT!r}, "
                                   f"got {getattr(file, 'format', None)!r}")  # fmt: skip
@@ -194,23 +211,29 @@ class Record:
             self.ranks = int(self.attributes["ranks"])
             self.legend = tuple(str(name) for name in file["class_name"][:])
             self.finalized = "finalized" in self.attributes
+            self._variables = frozenset(file.variables)
             self._texts = {name: file[name][:] for name in TEXTS}
             self._numbers = {name: file[name][:] for name in NUMBERS}
             complete = self._numbers["complete"] == 1
             self.calls = tuple(self._call(i) for i in range(int(np.argmin([*complete, False]))))
 
     @contextmanager
-    def _readable(self) -> Iterator[None]:
+    def _opened(self) -> Iterator[Any]:
+        """The file, for one reading."""
         try:
-            yield
-        except (OSError, RuntimeError, LookupError, ValueError, AttributeError, TypeError, MemoryError) as error:
+            refuse_endless(self.path)
+            with netCDF4.Dataset(self.path) as file:
+                file.set_auto_maskandscale(False)
+                yield file
+        except (OSError, RuntimeError, LookupError, ValueError, AttributeError, TypeError, MemoryError,
+                GridError) as error:  # fmt: skip
             raise OutputError(f"record {self.path} cannot be read: {type(error).__name__}: {error}") from error
 
     def grid(self) -> tuple[RecordedGrid, bool]:
         """The host's cells, and whether they are those that were written."""
-        with self._readable():
-            part = {name: np.asarray(self._file[name][...]) for name in GRID}
-        cells = HostGrid(part["cell_id"], part["vertex_lon"], part["vertex_lat"], part["land_fraction"])
+        with self._opened() as file:
+            part = {name: np.asarray(file[name][...]) for name in GRID}
+            cells = HostGrid(part["cell_id"], part["vertex_lon"], part["vertex_lat"], part["land_fraction"])
         same = _sha(part.values()) == self.attributes.get("grid_checksum")
         return RecordedGrid(cells, part["rank_of_cell"], part["position"]), same
 
@@ -218,23 +241,23 @@ class Record:
         """What was put before call i."""
         if not self._numbers["has_put"][i]:
             return None
-        with self._readable():
-            return Put(np.asarray(self._file["put"][i]), np.asarray(self._file["was_put"][i]))
+        with self._opened() as file:
+            return Put(np.asarray(file["put"][i]), np.asarray(file["was_put"][i]))
 
     def restart(self, i: int) -> bytes | None:
         """The restart file that call i read; none where there was none to read."""
-        if f"restart_{i}" not in self._file.variables:
+        if f"restart_{i}" not in self._variables:
             return None
-        with self._readable():
-            variable = self._file[f"restart_{i}"]
+        with self._opened() as file:
+            variable = file[f"restart_{i}"]
             return bytes(variable[: int(variable.length)].tobytes())
 
     def refused_grid(self, i: int) -> dict[str, NDArray[Any]] | None:
         """The cells that a failed set_grid, call i, was given: an array for each name of GRID; none where none came."""
-        if f"{GRID[0]}_{i}" not in self._file.variables:
+        if f"{GRID[0]}_{i}" not in self._variables:
             return None
-        with self._readable():
-            found = {name: self._file[f"{name}_{i}"] for name in GRID}
+        with self._opened() as file:
+            found = {name: file[f"{name}_{i}"] for name in GRID}
             return {name: np.asarray(values[: int(values.length)]) for name, values in found.items()}
 
     def intact(self, i: int) -> bool:
@@ -246,10 +269,6 @@ class Record:
     def head_intact(self) -> bool:
         """Whether configuration, provenance, ranks and legend are as they were written."""
         return head_checksum(self.attributes, self.legend) == self.attributes.get("head_checksum")
-
-    def close(self) -> None:
-        """Let the file go."""
-        self._file.close()
 
     def _call(self, i: int) -> Call:
         text, number = {k: str(v[i]) for k, v in self._texts.items()}, {k: int(v[i]) for k, v in self._numbers.items()}
@@ -289,6 +308,10 @@ def checksum(call: Call, put: Put | None, restart: bytes | None, grid: Mapping[s
     for name, values in (grid or {}).items():
         hashed.update(f"{name} {values.shape} ".encode() + np.ascontiguousarray(values).tobytes())
     return hashed.hexdigest()
+
+
+def _bytes(*texts: str) -> int:
+    return sum(len(text.encode(errors="replace")) for text in texts)
 
 
 def _sha(arrays: Any) -> str:

@@ -111,7 +111,6 @@ def run(path: Path, config: Path | None = None) -> int:
         with tempfile.TemporaryDirectory(prefix="ai4land_replay_") as folder:
             rows = list(_Replay(comm, record, Path(folder)).rows(settings))
         whole = comm.bcast(comm.rank > 0 or record.head_intact)
-        record.close()
         if comm.rank == 0:
             _print(record, rows, comm.size)
             if not whole:

@@ -227,8 +227,8 @@ def test_a_record_that_cannot_be_made_is_one_warning(
 def test_a_full_disk_stops_the_record_and_not_the_run(
     recorded: tuple[Path, str], emulator: Path, tmp_path: Path
 ) -> None:
-    """A limit on the size of files, 370 kB, stands for the disk: what it holds by then is whole."""
-    out, err, code = host(tmp_path, emulator, 3, "record.nc", "--limit", "370000")
+    """A limit on the size of files, 250 kB, stands for the disk: what it holds by then is whole."""
+    out, err, code = host(tmp_path, emulator, 3, "record.nc", "--limit", "250000")
     assert code == 0, err
     assert out == recorded[1]
     assert err.count("recording stops, the run goes on") == 1

@@ -15,7 +15,7 @@ from ai4land_coupler.config import Config
 from ai4land_coupler.errors import OutputError
 from ai4land_coupler.grids import HostGrid
 from ai4land_coupler.record import PENDING, Recorder
-from ai4land_coupler.recordfile import Record
+from ai4land_coupler.recordfile import GRID, SLACK, Call, Put, Record, RecordedGrid, RecordWriter
 
 LEGEND = ("forest", "barren")
 ANSWER = Answer(2001, "d" * 64, "c" * 64, "why \u00e9")
@@ -139,6 +139,51 @@ def test_a_full_disk_leaves_the_calls_before_it(
     assert record.intact(1)
     assert not record.finalized
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.nc"]
+
+
+def test_no_call_takes_more_than_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HDF5 tears a file whose disk becomes full in a write, so all that one may need is asked for before it."""
+    path, most, spare = tmp_path / "r.nc", 0, []
+    need = RecordWriter._need
+
+    def asked(self: RecordWriter, before: int, size: int) -> None:
+        nonlocal most
+        spare.append(most - (path.stat().st_size if path.exists() else 0))
+        most = before + size + size // 64 + SLACK
+        need(self, before, size)
+
+    monkeypatch.setattr(RecordWriter, "_need", asked)
+    rng, ranks = np.random.default_rng(0), 300
+    writer = RecordWriter(path, ranks, LEGEND, "x" * 50_000, {"versions": "y" * 100_000})
+    refused = {name: rng.random((5000, 4) if name.startswith("vertex") else 5000) for name in GRID}
+    writer.append(Call("set_grid", status=4, message="z" * 16_000), grid=refused)
+    grid = RecordedGrid(cells(40), np.zeros(40, np.int64), np.arange(40))
+    writer.grid(grid)
+    writer.append(Call("set_grid"))
+    for size in (0, 70_000, 3_000_001):
+        writer.append(Call("read_restart"), restart=rng.bytes(size))
+    for year in range(70):
+        put = Put(rng.random((2, 40)), np.ones((2, ranks), np.uint8))
+        writer.append(Call("step", year, message="m" * (1000 if year % 50 else 60_000), answer=ANSWER), put)
+    writer.close(whole=True)
+    spare.append(most - path.stat().st_size)
+    assert len(spare) == 79
+    assert min(spare[1:]) > SLACK // 8, min(spare[1:])
+    record = Record(path)
+    assert all(record.intact(i) for i in range(len(record.calls)))
+
+
+def test_a_record_that_is_read_is_not_open(comm: Communicator, tmp_path: Path) -> None:
+    """Opening a file with text in it while it is open ends in a segmentation fault after some times."""
+    recorder = begun(comm, tmp_path / "r.nc")
+    recorder.restart_read(comm, tmp_path / "none.nc", 10, "is missing", nothing)
+    recorder.close(comm)
+    records = [Record(tmp_path / "r.nc") for _ in range(40)]
+    for record in records:
+        record.grid()
+        record.intact(1)
+    links = [path for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    assert [link for link in links if os.path.realpath(link) == str(tmp_path / "r.nc")] == []
 
 
 def test_a_hash_of_columns_knows_every_cell_and_no_order(comm: Communicator) -> None:
