@@ -5,7 +5,7 @@ What a step does is in `years.py`.
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -305,13 +305,17 @@ class Component:
 
     def _give_back(self) -> None:
         comm, self._comm = self._alive(), None
-        with suppress(MemoryError):
+        try:  # no `suppress`, which may lack memory itself
             if self._years is not None:
                 self._years.drop()
+        except MemoryError:
+            pass
         self._years = None
-        with suppress(MemoryError):
+        try:
             if self._recorder is not None:
                 self._recorder.close(comm)
+        except MemoryError:
+            pass
         comm.free()
 
     def __enter__(self) -> "Component":
