@@ -1,4 +1,5 @@
 # make demo    a coupled run on real data: Fortran model, MPI, ten years; results in output/demo
+# make bench   what a step costs on this machine; report in output/bench
 # make test    linter, type checker and every test
 # make help    the rest
 RANKS  ?= 2
@@ -10,6 +11,7 @@ TESTS  ?= tests
 VENV  := .venv
 BUILD := build
 DEMO  := output/demo
+BENCH := output/bench
 BIN   := $(VENV)/bin
 SUDO  := $(if $(filter-out 0,$(shell id -u)),sudo)
 
@@ -33,7 +35,7 @@ logged = >$(BUILD)/logs/$(1).log 2>&1 || { tail -n 30 $(BUILD)/logs/$(1).log; ec
 # esmpy is on no package index: where the interpreter has it, as in a conda environment, the environment looks there too.
 ESMPY := import importlib.util as u; raise SystemExit(u.find_spec('esmpy') is None)
 
-.PHONY: demo test long hosts help clean
+.PHONY: demo bench test long hosts help clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo $(VENV)/.library $(BUILD)/fortran_host
@@ -43,6 +45,9 @@ demo: $(VENV)/.demo $(VENV)/.library $(BUILD)/fortran_host
 	@$(MPIRUN) $(RANKS) $(BUILD)/fortran_host $(DEMO)/host.nml
 	@$(BIN)/python examples/check_demo.py $(DEMO)
 
+bench: $(VENV)/.demo $(VENV)/.library $(BUILD)/bench_host
+	@$(BIN)/ai4land bench --host $(BUILD)/bench_host --out $(BENCH) $(BENCH_OPTIONS)
+
 test: $(BUILD)/.system-test $(VENV)/.test $(VENV)/.library hosts
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -51,10 +56,11 @@ test: $(BUILD)/.system-test $(VENV)/.test $(VENV)/.library hosts
 long: $(BUILD)/.system-test $(VENV)/.test $(VENV)/.library hosts
 	$(BIN)/pytest -m long $(TESTS)
 
-hosts: $(BUILD)/fortran_host $(BUILD)/c_host
+hosts: $(BUILD)/fortran_host $(BUILD)/c_host $(BUILD)/bench_host
 
 help:
 	@echo "make demo   [RANKS=2] [YEARS=10]   coupled run on real data, results in $(DEMO)"
+	@echo "make bench  [BENCH_OPTIONS=--quick]   what a step costs here, report and page in $(BENCH)"
 	@echo "make test   [TESTS=tests/unit]     linter, type checker, tests"
 	@echo "make long   [TESTS=tests]          tests that take long: many kills, many years, much fuzz"
 	@echo "make hosts                         compile the example hosts into $(BUILD)"
@@ -118,6 +124,10 @@ $(BUILD)/fortran_host: $(HOST) $(VENV)/.library
 	@mkdir -p $(BUILD)/fortran_host.modules
 	@mpifort -O2 -g -fopenmp -J $(BUILD)/fortran_host.modules $$($(BIN)/ai4land config --fflags) $$(nf-config --fflags) \
 	  $(HOST) $$($(BIN)/ai4land config --libs) $$(nf-config --flibs) -o $@ $(call logged,fortran_host)
+
+$(BUILD)/bench_host: examples/bench_host/bench_host.f90 $(VENV)/.library
+	@echo "== Fortran host of the bench"
+	@mpifort -O2 -g $$($(BIN)/ai4land config --fflags) $< $$($(BIN)/ai4land config --libs) -o $@ $(call logged,bench_host)
 
 $(BUILD)/c_host: examples/c_host/host.c $(VENV)/.library
 	@echo "== C host"

@@ -184,6 +184,24 @@ def selfcheck(
 
 @app.command()
 @ending_well
+def bench(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A small made-up emulator and few repeats, to see that it runs.")
+    ] = False,
+    emulator: Annotated[str, typer.Option(help="Shipped name or folder.")] = "igbp-0p05",
+    host: Annotated[
+        Path | None, typer.Option(help="Fortran host that `make bench` builds; steps from Python where left out.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of report.json and index.html.")] = Path("output/bench"),
+) -> None:
+    """Measure what a step costs beside the bare U-Net on this machine, as ratios taken in turn in one run."""
+    from ai4land_coupler.bench import command
+
+    command.bench(quick, emulator, host, out)
+
+
+@app.command()
+@ending_well
 def plot(
     folder: Annotated[Path, typer.Argument(help="Folder of a run: ai4land_YYYY.nc or ai4land.zarr.")],
     out: Annotated[Path | None, typer.Option(help="Where the PNGs go; the folder itself where left out.")] = None,

@@ -58,7 +58,7 @@ class YearReport:
         """The year on a line: areas of the classes that changed, largest residual, seconds per stage."""
         if self.held:
             return f"{self.year}  fields held: {self.held}"
-        seconds = " ".join(f"{name} {value:.2f}" for name, value in self.seconds.items())
+        seconds = " ".join(f"{name} {value:.3f}" for name, value in self.seconds.items())
         return (
             f"{self.year}  {self._changes(before)}  residual {self.largest_residual:.1e}  closure "
             f"{self.budget.closure:.1e}  round trip {self.roundtrip:.4f}  seconds: {seconds}  "

@@ -1,0 +1,131 @@
+"""The order of a bench: prepare, run, cross, apply, take apart, report.
+
+It starts MPI programs and runs none itself, so nothing here may import mpi4py.
+"""
+
+import json
+import logging
+import os
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ai4land_coupler import console
+from ai4land_coupler.bench import hooks, page, report, runs
+from ai4land_coupler.bench.figures import Figure
+from ai4land_coupler.bench.session import Session
+from ai4land_coupler.errors import UsageError
+from ai4land_coupler.selfcheck import STARTED_BY, find_launcher
+
+log = logging.getLogger("ai4land_coupler")
+
+FTORCH = 4.0
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured: repeats of steps on one rank and more, empty and large calls, bytes of a large one, cells
+    along an edge of the cubed sphere, rows of the target, repeats of an apply, coarse cells to close."""
+
+    steps: int
+    other_steps: int
+    empty_calls: int
+    large_calls: int
+    large_bytes: int
+    sphere: int
+    rows: int
+    applies: int
+    coarse_cells: int
+
+
+FULL = Size(5, 3, 2500, 200, 2**23, 60, 360, 30, 4096)
+QUICK = Size(3, 2, 500, 30, 2**17, 12, 45, 5, 64)
+
+
+def bench(quick: bool, emulator: str, host: Path | None, out: Path) -> dict[str, Any]:
+    """Measure, write report.json and a page into `out`, print the table and return the report.
+
+    quick: a small made-up emulator in place of `emulator`, and few repeats; only to see that everything runs. host: the
+    Fortran host, or None. Raises UsageError under mpirun, MPIError where a program fails, OutputError.
+    """
+    console.show_log(0)
+    if set(STARTED_BY) & set(os.environ):
+        raise UsageError("bench starts its ranks itself: call it once, without mpirun or srun")
+    if host is not None and not os.access(host, os.X_OK):
+        raise UsageError(f"--host {host}: expected a program; `make bench` builds one")
+    about, began = report.machine(), time.monotonic()
+    size, cores = QUICK if quick else FULL, about["cores"]
+    layouts = [(1, 1), (2, 1)] if quick else [(1, cores), (2, max(cores // 2, 1))]
+    with tempfile.TemporaryDirectory(prefix="ai4land_bench_") as room:
+        programs = runs.Programs(find_launcher(), sys.executable, host and host.resolve(), Path(room))
+        with programs.worker("sections", 1, layouts[0][1]) as worker:
+            said = _do(worker, "prepare", programs.folder, emulator="" if quick else emulator, layouts=layouts,
+                       bytes=size.large_bytes)  # fmt: skip
+            parts = _do(worker, "parts", programs.folder, emulator=said["path"], cells=size.coarse_cells, repeats=5)
+            regrid = _do(worker, "apply", programs.folder, n=size.sphere, nlat=size.rows, classes=8,
+                         repeats=size.applies)  # fmt: skip
+            balance = _do(worker, "balance", programs.folder, emulator=said["path"], workers=1024)
+        measured = []
+        for (ranks, threads), repeats in zip(layouts, (size.steps, size.other_steps), strict=True):
+            log.info("bench: %d steps on %d rank(s) of %d thread(s), and the U-Net alone", repeats, ranks, threads)
+            measured.append(runs.measure(programs, ranks, threads, repeats))
+        log.info("bench: hooks, output and memory")
+        crossing, calls = hooks.measure(programs, size.empty_calls, size.large_calls, size.large_bytes)
+        peak, waited = runs.peak(programs, layouts[0][1], 2)
+    figures = [*runs.figures(measured, programs.what), *crossing, peak, _apply(regrid), _balance(balance)]
+    parts["parts"]["output"] = _output(waited, parts["parts"].pop("compression"))
+    made = report.document(figures, about, {
+        "about": f"{said['emulator']}, steps by {programs.what}, {time.monotonic() - began:.0f} s",
+        "quick": quick, "emulator": said, "layouts": [layout.entry() for layout in measured], "hooks": calls,
+        "apply": regrid, "parts": parts, "balance": balance, "ftorch": _ftorch(),
+    })  # fmt: skip
+    report.write(out / "report.json", made)
+    page.write(out, made)
+    report.show(made)
+    return made
+
+
+def _do(worker: Session, section: str, folder: Path, **job: Any) -> dict[str, Any]:
+    """Run a section in the worker."""
+    log.info("bench: %s", section)
+    asked, answered = folder / f"{section}.json", folder / f"{section}.answer.json"
+    asked.write_text(json.dumps({"folder": str(folder), **job}))
+    worker.ask("do", section, asked, answered)
+    return dict(json.loads(answered.read_text()))
+
+
+def _apply(found: dict[str, Any]) -> Figure:
+    """Ours over the fastest way of ESMF, or of SciPy where there is no ESMF."""
+    seconds = found["seconds"]
+    for library in ("esmf", "scipy"):
+        ways = [name for name in seconds if name.startswith(library)]
+        if ways:
+            best = min(ways, key=lambda name: float(np.median(seconds[name])))
+            raw = [a / b for a, b in zip(seconds["ours"], seconds[best], strict=True)]
+            medians = {name: 1e3 * float(np.median(took)) for name, took in seconds.items()}
+            return Figure("apply_ratio", tuple(raw), detail={"against": best, "median_ms": medians, **found["why"]})
+    return Figure("apply_ratio", why="; ".join(found["why"].values()))
+
+
+def _balance(found: dict[str, Any]) -> Figure:
+    return Figure("balance_1024", (found["largest"] / found["mean"],), "max", detail=found)
+
+
+def _output(waited: list[float], packing: dict[str, Any]) -> dict[str, Any]:
+    """What a step waits for output, beside the packing of its two maps on one thread."""
+    median = float(np.median(waited))
+    return {
+        "seconds": median, "raw": waited, "bound_s": packing["seconds"], "times_bound": median / packing["seconds"],
+        "bound_by": "zlib of the two maps",
+    }  # fmt: skip
+
+
+def _ftorch() -> dict[str, Any]:
+    """The row of the U-Net through FTorch, which is asked for where bf16 AMX is."""
+    why = "FTorch is not part of this package's environment" if report.has_amx() else "the processor has no AMX bf16"
+    return {"value": None, "bar": FTORCH, "why": f"not measured: {why}"}

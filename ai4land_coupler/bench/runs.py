@@ -1,0 +1,157 @@
+"""The coupled run and the bare U-Net in turn, on one rank and on two."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ai4land_coupler.bench.figures import Figure, exponent, ratios
+from ai4land_coupler.bench.session import Session
+
+FIRST_YEAR = 2001
+WORKER = ("-m", "ai4land_coupler.bench.worker")
+INSIDE = ("features", "unet", "constraint", "output")
+"""Stages of a step that are no overhead: what a U-Net with closed totals needs in any program."""
+
+
+@dataclass(frozen=True)
+class Programs:
+    """How sessions are started: the launcher with {n}, this Python, and the Fortran host where there is one."""
+
+    launcher: str
+    python: str
+    host: Path | None
+    folder: Path
+
+    def worker(self, name: str, ranks: int, threads: int) -> Session:
+        """The Python side."""
+        return Session(self.launcher, ranks, [self.python, *WORKER], threads, self.folder / f"{name}.log")
+
+    def model(self, name: str, ranks: int, threads: int) -> Session:
+        """The Fortran host; the Python side where there is none."""
+        if self.host is None:
+            return self.worker(name, ranks, threads)
+        return Session(self.launcher, ranks, [str(self.host)], threads, self.folder / f"{name}.log")
+
+    @property
+    def what(self) -> str:
+        """Which model made the steps."""
+        return "Fortran host" if self.host else "Python (no Fortran host was given: make bench builds one)"
+
+
+@dataclass(frozen=True)
+class Year:
+    """One step: wall-clock seconds of put, step and get in the host, and of the plugin's stages."""
+
+    wall: float
+    stages: Mapping[str, float]
+
+    @property
+    def overhead(self) -> float:
+        """Seconds that are neither features, U-Net, closing nor output."""
+        return self.wall - sum(self.stages[name] for name in INSIDE)
+
+
+@dataclass
+class Layout:
+    """What was measured on so many ranks and threads; `alone[i]` was taken right after `years[i]`."""
+
+    ranks: int
+    threads: int
+    opened: list[float] = field(default_factory=list)
+    first: float = 0.0
+    tiles: int = 0
+    years: list[Year] = field(default_factory=list)
+    alone: list[float] = field(default_factory=list)
+    growth: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def unet(self) -> list[float]:
+        """Seconds of the U-Net within each step, on rank 0."""
+        return [year.stages["unet"] for year in self.years]
+
+    def entry(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "ranks": self.ranks, "threads": self.threads, "network_calls": self.tiles,
+            "init_s": self.opened[0], "set_grid_s": self.opened[1], "first_step_s": self.first,
+            "step_s": [year.wall for year in self.years], "stages_s": [dict(year.stages) for year in self.years],
+            "unet_alone_s": self.alone, "tiles": self.growth,
+        }  # fmt: skip
+
+
+def measure(programs: Programs, ranks: int, threads: int, repeats: int) -> Layout:
+    """Steps of the model and the U-Net alone on the tiles of its ranks, in turn."""
+    folder, layout = programs.folder, Layout(ranks, threads)
+    config, globe = folder / f"ranks{ranks}.yaml", folder / "globe.bin"
+    with ExitStack() as sessions:
+        worker = sessions.enter_context(programs.worker(f"worker{ranks}", ranks, threads))
+        model = sessions.enter_context(programs.model(f"model{ranks}", ranks, threads)) if programs.host else worker
+        layout.opened = model.ask("open", config, globe)
+        layout.first = sum(model.ask("step", FIRST_YEAR))
+        if model is not worker:
+            worker.ask("open", config, globe)
+            worker.ask("step", FIRST_YEAR)
+            worker.ask("close")
+        layout.tiles = int(worker.ask("alone", config)[1])
+        for year in range(FIRST_YEAR + 1, FIRST_YEAR + 1 + repeats):
+            wall = sum(model.ask("step", year))
+            layout.years.append(Year(wall, model.stages(year)))
+            layout.alone.append(worker.ask("alone", config)[0])
+        if ranks == 1:
+            layout.growth = _growth(worker, config, layout.tiles)
+    return layout
+
+
+def _growth(worker: Session, config: Path, tiles: int) -> dict[str, Any]:
+    """Seconds of the U-Net on the first eighth, quarter and half of the tiles."""
+    counts = sorted({max(tiles // part, 1) for part in (8, 4, 2)})
+    seconds = [worker.ask("alone", config, count)[0] for count in counts]
+    return {"size": counts, "seconds": seconds, "exponent": exponent(counts, seconds) if len(counts) > 1 else None}
+
+
+def figures(layouts: Sequence[Layout], what: str) -> list[Figure]:
+    """The rows of the report that follow from the runs."""
+    one = next(layout for layout in layouts if layout.ranks == 1)
+    years, alone = one.years, one.alone
+    in_situ = {layout.ranks: ratios(layout.unet, layout.alone) for layout in layouts}
+    worst = max(in_situ, key=lambda ranks: float(np.median(in_situ[ranks])))
+    fastest = min(layouts, key=lambda layout: float(np.median([year.wall for year in layout.years])))
+    warm = float(np.median([year.wall for year in years]))
+    begun = [*one.opened, one.first]
+    return [
+        Figure("step_overhead", tuple(ratios([year.overhead for year in years], alone)), detail={"steps_by": what}),
+        Figure("outside_unet_s", tuple(year.wall - year.stages["unet"] for year in years), detail=_median_stages(one)),
+        Figure("in_situ_ratio", tuple(in_situ[worst]), detail={
+            "ranks": worst, **{f"median_on_{ranks}": float(np.median(found)) for ranks, found in in_situ.items()},
+        }),
+        Figure("constraint_share", tuple(year.stages["constraint"] / year.stages["unet"] for year in years)),
+        Figure("global_year_s", tuple(year.wall for year in fastest.years),
+               detail={"ranks": fastest.ranks, "threads": fastest.threads}),
+        Figure("first_step_s", (sum(begun) - warm,), detail={
+            "init_s": begun[0], "set_grid_s": begun[1], "first_step_s": begun[2], "warm_step_s": warm,
+        }),
+    ]  # fmt: skip
+
+
+def _median_stages(layout: Layout) -> dict[str, float]:
+    names = layout.years[0].stages
+    return {name: float(np.median([year.stages[name] for year in layout.years])) for name in names}
+
+
+def peak(programs: Programs, threads: int, steps: int) -> tuple[Figure, list[float]]:
+    """Largest memory of a run on one rank that writes its years, and the seconds that each step waited for output."""
+    with programs.model("output", 1, threads) as model:
+        model.ask("open", programs.folder / "output.yaml", programs.folder / "globe.bin")
+        waited = []
+        for year in range(FIRST_YEAR, FIRST_YEAR + steps):
+            model.ask("step", year)
+            waited.append(model.stages(year)["output"])
+        (held,) = model.ask("peak")
+        model.ask("close")
+    if not held > 0:
+        return Figure("peak_gb", why="this system does not tell the largest memory of a process"), waited
+    return Figure("peak_gb", (held / 1e9,), "max", detail={"output_wait_s": waited}), waited
