@@ -42,13 +42,17 @@ class Rectangle:
             raise ConfigError(f"region {region}: expected fine cells in lon0 < lon1 of -180..180 and lat0 < lat1")
         return cls(int(rows[0]), int(cols[0]), rows.size, cols.size, layout.nlon)
 
-    def holds(self, rows: Index, cols: Index, rim: int = 0) -> Mask:
-        """Return which cells (nrow, ncol) lie in it or among the `rim` around it."""
+    def spans(self, rows: Index, cols: Index, rim: int = 0) -> tuple[Mask, Mask]:
+        """Return which rows and which columns are in it or among the `rim` around it."""
         row, col = rows - (self.row - rim), cols - (self.col - rim)
         if self.around:
             col = col % self.around
-        inside = ((row >= 0) & (row < self.nrow + 2 * rim))[:, None] & (col >= 0) & (col < self.ncol + 2 * rim)
-        return np.asarray(inside)
+        return (row >= 0) & (row < self.nrow + 2 * rim), (col >= 0) & (col < self.ncol + 2 * rim)
+
+    def holds(self, rows: Index, cols: Index, rim: int = 0) -> Mask:
+        """Return which cells (nrow, ncol) lie in it or among the `rim` around it."""
+        row, col = self.spans(rows, cols, rim)
+        return row[:, None] & col
 
 
 @dataclass(frozen=True)
@@ -171,41 +175,44 @@ class Crops:
         rows, cols = np.arange(row, row + nrow), np.arange(col, col + ncol)
         kept = np.ones((nrow, ncol), bool)
         for box in (*self.withheld, *self.erased):
-            kept &= ~box.holds(rows, cols, self.config.rim)
+            kept[np.ix_(*box.spans(rows, cols, self.config.rim))] = False
         return kept
 
     def classes(self, t: int, row: int, col: int, nrow: int, ncol: int) -> NDArray[np.uint8]:
         """Return the classes of a window in year t, 0 beyond the store and where erased."""
-        return self._erase(self._window("classes", (t,), row, col, nrow, ncol), row, col)
+        return self._erase(self._window("classes", (t,), row, col, np.empty((nrow, ncol), np.uint8)), row, col)
 
-    def static(self, row: int, col: int, nrow: int, ncol: int) -> NDArray[np.float16]:
-        """Return the static channels (C, nrow, ncol) of a window, 0 beyond the store and where erased."""
+    def static(
+        self, row: int, col: int, nrow: int, ncol: int, out: NDArray[np.float16] | None = None
+    ) -> NDArray[np.float16]:
+        """Return the static channels (C, nrow, ncol) of a window, in `out` where given; 0 beyond the store and where
+        erased."""
         if not self.store.statics:
             return np.zeros((0, nrow, ncol), np.float16)
-        return self._erase(self._window("static", (), row, col, nrow, ncol), row, col)
+        out = np.empty((len(self.store.statics), nrow, ncol), np.float16) if out is None else out
+        return self._erase(self._window("static", (), row, col, out), row, col)
 
     def climate(self, row: int, col: int, nrow: int, ncol: int) -> NDArray[np.uint8]:
         """Return the climate classes of a window, 0 beyond the store and where erased."""
-        return self._erase(self._window("climate", (), row, col, nrow, ncol), row, col)
+        return self._erase(self._window("climate", (), row, col, np.empty((nrow, ncol), np.uint8)), row, col)
 
-    def _window(self, kind: str, before: tuple[int, ...], row: int, col: int, nrow: int, ncol: int) -> NDArray[Any]:
-        ny, nx = self.store.shape
+    def _window(self, kind: str, before: tuple[int, ...], row: int, col: int, out: NDArray[Any]) -> NDArray[Any]:
+        """Fill `out` (..., nrow, ncol) with a window, 0 beyond the store; return it."""
+        (ny, nx), (nrow, ncol) = self.store.shape, out.shape[-2:]
         rows = slice(min(max(row, 0), ny), max(min(row + nrow, ny), 0))
         cols = np.arange(col, col + ncol)
-        cols, kept = (cols % nx, slice(None)) if self.store.wraps else _kept(cols, nx)
-        values = getattr(self.store, kind)(*before, rows, cols)
-        if values.shape[-2:] == (nrow, ncol):
-            return np.array(values) if self.erased else values
-        out = np.zeros((*values.shape[:-2], nrow, ncol), values.dtype)
-        out[..., rows.start - row : rows.stop - row, kept] = values
+        cols, kept = (cols % nx, slice(0, ncol)) if self.store.wraps else _kept(cols, nx)
+        inside = out[..., rows.start - row : rows.stop - row, kept]
+        if inside.shape != out.shape:
+            out[...] = 0
+        getattr(self.store, kind)(*before, rows, cols, inside)
         return out
 
     def _erase(self, values: NDArray[Any], row: int, col: int) -> NDArray[Any]:
         rows, cols = (np.arange(start, start + n) for start, n in zip((row, col), values.shape[-2:], strict=True))
         for box in self.erased:
-            inside = box.holds(rows, cols)
-            if inside.any():
-                values[..., inside] = 0
+            row_in, col_in = np.ix_(*box.spans(rows, cols))
+            values[..., row_in, col_in] = 0
         return values
 
     def totals(self, classes: NDArray[np.uint8], row: int, size: int) -> NDArray[np.float32]:

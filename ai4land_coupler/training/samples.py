@@ -89,24 +89,42 @@ class Samples(torch.utils.data.Dataset):
         step, part = divmod(number, c.accumulate)
         factor = int(_rng(c.seed, step, SHARED + part).choice(FACTORS, p=c.resolutions))
         first = (part * self.team.size + self.team.rank) * c.batch
-        return self.join([self.sample(step, first + b, factor) for b in range(c.batch)], factor)
+        static = self._room(c.batch)
+        return self.join([self.sample(step, first + b, factor, static[b]) for b in range(c.batch)], factor, static)
 
-    def sample(self, step: int, index: int, factor: int) -> dict[str, NDArray]:
-        """Return sample `index` of a step with coarse cells of factor x factor of the store's."""
+    def sample(self, step: int, index: int, factor: int, static: NDArray | None = None) -> dict[str, NDArray]:
+        """Return sample `index` of a step with coarse cells of factor x factor of the store's; the static channels in
+        `static` where given."""
         c, rng = self.config, _rng(self.config.seed, step, index)
         corners, probability = self.origins
         row, col = corners[int(np.searchsorted(probability, rng.random(), side="right"))]
         start = int(rng.choice(self.years.starts))
-        item = self.item(int(row), int(col), range(start, start + c.rollout), factor)
+        item = self._labels(int(row), int(col), range(start, start + c.rollout), factor)
         done = step / max(c.steps - 1, 1)
         item["known"] = np.array(rng.random() >= _between(c.prior_mask, done))
         item["teacher"] = (rng.random(c.rollout) < _between(c.teacher, done)) | (np.arange(c.rollout) == 0)
         self._perturb(item, rng)
         flipped = [axis for axis in (-1, -2) if c.flips and rng.random() < 0.5]
-        return {name: _flip(name, values, flipped) for name, values in item.items()}
+        turned = {name: _flip(name, values, flipped) for name, values in item.items()}
+        static = self._room(1)[0] if static is None else static
+        self._static(int(row), int(col), np.flip(static, tuple(flipped)))
+        return {"static": static} | turned
 
     def item(self, row: int, col: int, years: range, factor: int) -> dict[str, NDArray]:
         """Return the crop whose interior starts at (row, col), over the years at these positions."""
+        return {"static": self._static(row, col, self._room(1)[0])} | self._labels(row, col, years, factor)
+
+    def _room(self, count: int) -> NDArray[np.float16]:
+        """Memory for the static channels of `count` samples."""
+        edge = self.crops.shape.edge
+        return np.empty((count, len(self.crops.store.statics), edge, edge), np.float16)
+
+    def _static(self, row: int, col: int, out: NDArray[np.float16]) -> NDArray[np.float16]:
+        shape = self.crops.shape
+        return self.crops.static(row - shape.margin, col - shape.margin, shape.edge, shape.edge, out)
+
+    def _labels(self, row: int, col: int, years: range, factor: int) -> dict[str, NDArray]:
+        """All of a crop but its static channels."""
         crops, shape = self.crops, self.crops.shape
         size = shape.ratio * factor
         reach, margin = shape.reach(size), shape.margin
@@ -118,11 +136,10 @@ class Samples(torch.utils.data.Dataset):
         if self.prior:
             classes.insert(0, crops.classes(years[0] - 1, *corner))
         climate = crops.climate(*corner) if crops.store.climate_classes else np.zeros(0, np.uint8)
-        static = crops.static(*corner)
+        channels = len(crops.store.statics)
         return {
-            "static": static,
-            "shift": np.zeros(len(static), np.float32),
-            "kept": np.ones(len(static), np.float32),
+            "shift": np.zeros(channels, np.float32),
+            "kept": np.ones(channels, np.float32),
             "climate": climate,
             "classes": np.stack(classes),
             "totals": np.stack([crops.totals(values, row - reach, size) for values in maps]),
@@ -132,11 +149,13 @@ class Samples(torch.utils.data.Dataset):
             "teacher": np.ones(len(years), bool),
         }
 
-    def join(self, items: list[dict[str, NDArray]], factor: int) -> Batch:
-        """Return samples as a batch."""
+    def join(self, items: list[dict[str, NDArray]], factor: int, static: NDArray | None = None) -> Batch:
+        """Return samples as a batch; `static` (B, C, N, N) is what holds their static channels, where one does."""
         shape = self.crops.shape
         size = shape.ratio * factor
-        arrays = {name: np.stack([item[name] for item in items]) for name in items[0]}
+        apart = {name for name in items[0] if name != "static" or static is None}
+        arrays = {name: np.stack([item[name] for item in items]) for name in apart}
+        arrays |= {} if static is None else {"static": static}
         rim = shape.reach(size) // size
         inner = slice(rim, arrays["totals"].shape[-1] - rim)
         mixed = (arrays["totals"][..., inner, inner] > 0).sum(2) > 1  # (B, T, n, n)

@@ -24,6 +24,7 @@ from zarr.codecs import BloscCodec
 from ai4land_coupler.errors import BadInputError, GridError, OutputError
 from ai4land_coupler.features import Channel
 from ai4land_coupler.grids import RegularGrid
+from ai4land_coupler.training.chunks import Chunks
 
 FORMAT = 1
 CHUNK, STATIC_CHUNK, STATE_CHUNK = 256, 128, 64
@@ -110,13 +111,14 @@ class Store:
     """A store to read; use `Store.open`.
 
     `t` counts `years` (or `state_years`) from 0; rows: a slice within the store; cols: columns within it, in any order,
-    fast where they run on, over the date line too. Raises BadInputError where a chunk is damaged or was lost.
+    fast where they run on, over the date line too; out: where the values go, in place of new memory. Raises
+    BadInputError where a chunk is damaged or was lost.
     """
 
     path: Path
     layout: Layout
     row_area: NDArray[np.float64]
-    _arrays: dict[str, Any] = field(repr=False)
+    _arrays: dict[str, Chunks] = field(repr=False)
 
     @classmethod
     def open(cls, path: str | Path) -> Store:
@@ -135,7 +137,8 @@ class Store:
             _refuse_other_shapes(layout, arrays)
         except (OSError, LookupError, TypeError, ValueError, RuntimeError, GridError) as error:
             raise BadInputError(f"{path} is damaged: {error}; make it anew") from error
-        return cls(path, layout, area, arrays)
+        coded = {name: Chunks.of(path / name, arrays[name]) for name in _arrays_of(layout)}
+        return cls(path, layout, area, coded)
 
     @property
     def legend(self) -> tuple[str, ...]:
@@ -187,43 +190,55 @@ class Store:
         """Climate classes 1..n; 0 where there is no climate."""
         return self.layout.climate_classes
 
-    def classes(self, t: int, rows: slice, cols: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def classes(
+        self, t: int, rows: slice, cols: NDArray[np.int64], out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
         """Classes (nrow, ncol) of a year, 0 none."""
-        values = self._read("class", (_index(t, len(self.years)),), rows, cols)
+        values = self._read("class", (_index(t, len(self.years)),), rows, cols, out)
         return self._sound("class", values, values.max(initial=0) <= len(self.legend))
 
-    def static(self, rows: slice, cols: NDArray[np.int64]) -> NDArray[np.float16]:
+    def static(
+        self, rows: slice, cols: NDArray[np.int64], out: NDArray[np.float16] | None = None
+    ) -> NDArray[np.float16]:
         """Static channels (C, nrow, ncol), normalised."""
-        values = self._read("static", (slice(None),), rows, cols)
+        values = self._read("static", (), rows, cols, out)
         return self._sound("static", values, not np.isnan(values[:1]).any())  # a chunk has all channels
 
-    def climate(self, rows: slice, cols: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def climate(self, rows: slice, cols: NDArray[np.int64], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """Climate classes (nrow, ncol), 0 none."""
-        values = self._read("climate", (), rows, cols)
+        values = self._read("climate", (), rows, cols, out)
         return self._sound("climate", values, values.max(initial=0) <= self.climate_classes)
 
     def state(self, t: int, rows: slice, cols: NDArray[np.int64]) -> NDArray[np.float32]:
         """States (S, nrow, ncol) of a year on coarse rows and columns: fractions of land, NaN where there is none."""
-        values = self._read("state", (_index(t, len(self.state_years)), slice(None)), rows, cols)
+        values = self._read("state", (_index(t, len(self.state_years)),), rows, cols)
         return self._sound("state", values, not (values < 0).any())
 
-    def _read(self, name: str, before: tuple[Any, ...], rows: slice, cols: NDArray[np.int64]) -> NDArray[Any]:
+    def _read(
+        self,
+        name: str,
+        before: tuple[int, ...],
+        rows: slice,
+        cols: NDArray[np.int64],
+        out: NDArray[Any] | None = None,
+    ) -> NDArray[Any]:
         if name not in self._arrays:
             raise BadInputError(f"{self.path} has no {name}")
         array, cols = self._arrays[name], np.asarray(cols)
-        if not 0 <= rows.start <= rows.stop <= array.shape[-2] or cols.min(initial=0) < 0:
-            raise IndexError(f"rows {rows} or columns {cols} lie beyond {name} of {array.shape[-2:]} cells")
-        parts = []
+        ny, nx = array.shape[-2:]
+        if not 0 <= rows.start <= rows.stop <= ny or cols.min(initial=0) < 0 or cols.max(initial=0) >= nx:
+            raise IndexError(f"rows {rows} or columns {cols} lie beyond {name} of {ny} x {nx} cells")
+        if out is None:
+            out = np.empty((*array.shape[len(before) : -2], rows.stop - rows.start, cols.size), array.dtype)
+        first = 0
         try:
             for run in runs(cols):
-                if run.stop > array.shape[-1]:
-                    raise IndexError(f"columns {run} lie beyond {name} of {array.shape[-2:]} cells")
-                parts.append(array[(*before, rows, run)])
-        except IndexError:
-            raise
+                last = first + run.stop - run.start
+                array.read(before, rows, run, out[..., first:last])
+                first = last
         except Exception as error:  # whatever a codec raises
             raise BadInputError(f"{self.path}: {name} {rows} cannot be read: {error}; make it anew") from error
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+        return out
 
     def _sound(self, name: str, values: NDArray[Any], sound: bool) -> NDArray[Any]:
         if not sound:

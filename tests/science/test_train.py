@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from ai4land_coupler.training import checkpoints
 from ai4land_coupler.training.folder import check, tile_of
 from ai4land_coupler.training.samples import Samples, Team
 from ai4land_coupler.training.store import Layout, Store, write_store
+from ai4land_coupler.training.throughput import measure
 from ai4land_coupler.training.train import Averaged, Trainer, network, run, train
 from ai4land_coupler.training.trainconfig import TrainConfig
 
@@ -188,6 +190,18 @@ def test_a_loss_that_is_not_finite_ends_the_run(folder: Path) -> None:
     with pytest.raises(BadInputError, match="not finite"):
         run(trainer, lambda: False)
     assert not checkpoints.paths(trainer.folder)
+
+
+def test_the_pace_of_reading_is_taken_in_both_orders(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = small_store.configure(folder, "pace", steps=20, accumulate=2)
+    with caplog.at_level(logging.INFO, "ai4land_coupler"):
+        ratio = measure(path, rounds=2, steps=2)
+    told = [record.args for record in caplog.records if "as read" in record.msg]
+    assert len(told) == 2
+    for read, memory, share, *_ in told:  # samples a second, and the ratio of the seconds
+        assert share == pytest.approx(read / memory)
+    assert ratio == pytest.approx(np.mean([args[2] for args in told]))
+    assert not (folder / "pace").exists()
 
 
 def test_averaged_weights_by_hand(folder: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 from ai4land_coupler.errors import BadInputError, GridError, OutputError
 from ai4land_coupler.features import Channel
@@ -176,6 +177,32 @@ def test_large_stores_are_sharded_and_read_the_same(
     assert len(list((made.path / "class" / "c" / "0").rglob("*"))) == 2  # a row of shards and its only file
     assert (made.classes(0, slice(0, 60), np.arange(600)) == arrays["classes"][0]).all()
     assert (made.static(slice(0, 60), np.arange(600)) == arrays["static"]).all()
+
+
+def test_a_damaged_or_truncated_shard_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrays: dict[str, np.ndarray]
+) -> None:
+    monkeypatch.setattr(stores, "MANY", 1)
+    made = write_store(tmp_path / "s.zarr", LAYOUT, **arrays)
+    window = slice(0, 60), np.arange(600)
+    shard = made.path / "class" / "c" / "0" / "0" / "0"
+    whole = shard.read_bytes()
+    for damaged in (whole[:-10] + bytes([whole[-10] ^ 1]) + whole[-9:], whole[:200], whole[100:], b""):
+        shard.write_bytes(damaged)
+        with pytest.raises(BadInputError, match="cannot be read"):
+            made.classes(0, *window)
+    shard.unlink()
+    with pytest.raises(BadInputError, match="a chunk was lost"):
+        made.classes(0, *window)
+    assert (made.classes(1, *window) == arrays["classes"][1]).all()
+
+
+def test_a_store_of_other_codecs_is_refused(store: Store, arrays: dict[str, np.ndarray]) -> None:
+    group = zarr.open_group(store.path, mode="r+")
+    del group["climate"]
+    group.create_array("climate", data=arrays["climate"], fill_value=255).attrs["classes"] = 5
+    with pytest.raises(BadInputError, match=r"expected chunks coded by bytes and blosc, got .*zstd.*anew"):
+        Store.open(store.path)
 
 
 def test_layouts_that_cannot_be_are_refused() -> None:
