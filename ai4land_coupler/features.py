@@ -155,9 +155,6 @@ class StaticFeatures:
         self._lines = {name: Lines.of(self._natives[name]) for name in LINES if name in needed}
         if "settlements" in self._groups:
             self._settlements = Settlements(Lines.of(self._natives["places"]), Lines.of(self._natives["people"]))
-        mean = np.array([channel.mean for channel in self.channels], np.float32)
-        std = np.array([channel.std for channel in self.channels], np.float32)
-        self._mean, self._std = mean[:, None, None], std[:, None, None]
 
     def _check(self) -> None:
         for name, native in self._natives.items():
@@ -175,12 +172,23 @@ class StaticFeatures:
 
     def window(self, row0: int, col0: int, nrow: int, ncol: int) -> Field:
         """Return the channels (C, nrow, ncol), float32 that float16 holds exactly; 0 past the poles."""
+        return self.normalised(row0, col0, nrow, ncol).astype(np.float16).astype(np.float32)
+
+    def normalised(self, row0: int, col0: int, nrow: int, ncol: int) -> Field:
+        """Return the channels (C, nrow, ncol) float32, as `window` does but not rounded to float16."""
         south, north = max(row0, 0), min(row0 + nrow, self.fine.nlat)
+        if north <= south:
+            return np.zeros((len(self.channels), nrow, ncol), np.float32)
+        inside = self._inside(Window(self.fine, south, col0, north - south, ncol))
+        for field, channel in zip(inside, self.channels, strict=True):
+            if (channel.mean, channel.std) != (0.0, 1.0):
+                np.subtract(field, np.float32(channel.mean), out=field)
+                np.divide(field, np.float32(channel.std), out=field)
+            np.clip(field, -30, 30, out=field)
+        if north - south == nrow:
+            return inside
         out = np.zeros((len(self.channels), nrow, ncol), np.float32)
-        if north > south:
-            inside = self._inside(Window(self.fine, south, col0, north - south, ncol))
-            normalised = (inside - self._mean) / self._std
-            out[:, south - row0 : north - row0] = np.clip(normalised, -30, 30).astype(np.float16)
+        out[:, south - row0 : north - row0] = inside
         return out
 
     def physical(self, row0: int, col0: int, nrow: int, ncol: int) -> Field:
@@ -197,13 +205,16 @@ class StaticFeatures:
             fields |= {name: (group == number) for number, name in enumerate(KOPPEN, start=1)}
         fields |= {name: lines.field(window) for name, lines in self._lines.items()}
         fields["land"] = self._land[index] > 0
-        fields["abs_lat"] = np.repeat(np.abs(self.fine.lat[window.rows])[:, None], window.ncol, axis=1)
+        fields["abs_lat"] = np.abs(self.fine.lat[window.rows])[:, None]
         if "settlements" in groups:
             fields |= self._settlements.fields(window)
         if "climate_class" in groups:
             fields[CLIMATE_CLASS] = self._natives["climate_class"].packed[index]
         fields |= {name: self._natives[name].unpack(self._natives[name].packed[index]) for name in self._stored}
-        return np.stack([fields[channel.name] for channel in self.channels]).astype(np.float32)
+        out = np.empty((len(self.channels), window.nrow, window.ncol), np.float32)
+        for place, channel in zip(out, self.channels, strict=True):
+            place[...] = fields[channel.name]
+        return out
 
     @staticmethod
     def _interpolated(native: Native, window: Window, transform: Callable[[Field], Field]) -> Field:

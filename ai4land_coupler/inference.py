@@ -13,8 +13,8 @@ from ai4land_coupler.change import close_change, quota_change
 from ai4land_coupler.constraint import close, means, quota
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import ConstraintError, DeviceError
-from ai4land_coupler.features import StaticFeatures, coarse_window
 from ai4land_coupler.provenance import processor_flags
+from ai4land_coupler.stem import Stem
 from ai4land_coupler.tiles import TileWork
 from ai4land_coupler.timing import Stopwatch
 from ai4land_coupler.unet import STRIDE
@@ -56,13 +56,12 @@ class TileRunner:
         self._mode = mode
         self._threads = threads
         self._network = emulator.network("cpu", precision)
-        self._static = StaticFeatures(emulator)
-        self._kept: dict[int, NDArray[np.float16]] = {}
+        self._stem = Stem(emulator, self._network)
         self._legend = np.arange(1, len(emulator.legend) + 1, dtype=np.uint8)
 
     def forget(self) -> None:
         """Drop the static features kept of the tiles run so far."""
-        self._kept.clear()
+        self._stem.forget()
 
     def run(
         self,
@@ -164,36 +163,32 @@ class TileRunner:
         halo, ratio, cells = self._emulator.halo, work.cells.ratio, work.cells
         row, col = np.divmod(blocks, cells.tile.size // ratio)
         rows, cols = _reach(row * ratio, ratio), _reach(col * ratio, ratio)
-        with watch.stage("features"):
-            features = self._features(work, rows, cols)
+        with watch.stage("features"), torch.inference_mode():
+            given = self._given(work, rows, cols)
         with watch.stage("unet"), torch.inference_mode():
-            inner = self._network(features)[0, :, halo:-halo, halo:-halo].float().numpy()
+            inner = self._network.after_stem(*given)[0, :, halo:-halo, halo:-halo].float().numpy()
         y = (row * ratio - rows.start)[:, None] + np.repeat(np.arange(ratio), ratio)
         x = (col * ratio - cols.start)[:, None] + np.tile(np.arange(ratio), ratio)
         return np.ascontiguousarray(inner[:, y, x].swapaxes(0, 1))
 
-    def _features(self, work: TileWork, rows: slice, cols: slice) -> torch.Tensor:
-        """Inputs (1, static + K, ny, nx) of the network for rows and columns of a tile and the halo around them.
+    def _given(self, work: TileWork, rows: slice, cols: slice) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What the network goes on from for rows and columns of a tile and the halo around them.
 
-        A network that is given a prior map has K more, all 0 where there is none. They lie in memory channel by channel
-        within a cell, as the convolutions read them.
+        The stem's answer (1, width, ny / 2, nx / 2), and for a network that is given a prior map that map (1, K, ny,
+        nx), one class a cell, all 0 where there is none. Both lie in memory channel by channel within a cell.
         """
         halo, tile, ratio = self._emulator.halo, work.cells.tile, work.cells.ratio
-        if tile.index not in self._kept:
-            side = tile.size + 2 * halo
-            whole = self._static.window(tile.row0 - halo, tile.col0 - halo, side, side)
-            self._kept[tile.index] = np.ascontiguousarray(np.moveaxis(whole, 0, -1).astype(np.float16))
-        static = self._kept[tile.index][rows.start : rows.stop + 2 * halo, cols.start : cols.stop + 2 * halo]
-        row, col = (work.rim * ratio - halo + part.start for part in (rows, cols))
-        state = coarse_window(work.totals, row, col, static.shape[0], static.shape[1], ratio)
-        parts: list[NDArray] = [static, np.moveaxis(state, 0, -1)]
+        size = rows.stop - rows.start + 2 * halo, cols.stop - cols.start + 2 * halo
+        start = tile.row0 + rows.start - halo, tile.col0 + cols.start - halo
+        corner = work.rim * ratio - halo + rows.start, work.rim * ratio - halo + cols.start
+        before = None
         if self._emulator.unet.prior:
-            prior = np.zeros(static.shape[:2], np.uint8)
+            before = np.zeros((self._legend.size, *size), np.uint8)
             if work.prior is not None:
-                prior = work.prior[rows.start : rows.stop + 2 * halo, cols.start : cols.stop + 2 * halo]
-            parts.append(prior[:, :, None] == self._legend)
-        features = np.concatenate(parts, axis=-1, dtype=np.float32)
-        return torch.from_numpy(features).permute(2, 0, 1).unsqueeze(0)
+                here = work.prior[rows.start : rows.start + size[0], cols.start : cols.start + size[1]]
+                before[...] = here == self._legend[:, None, None]
+        stem = self._stem.window(start, size, work.totals, corner, before)
+        return stem, None if before is None else torch.from_numpy(before).float().unsqueeze(0)
 
     def _close(
         self,

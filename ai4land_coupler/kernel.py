@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 1
+VERSION = 2
 """Of the interface in kernel.h; what was built of another one is not used."""
 
 _C_TYPES = {"int64": "int64_t *", "float64": "double *", "float32": "float *", "uint8": "unsigned char *"}
@@ -76,6 +76,22 @@ def apply(first: Index, column: Index, weight: Float, x: Float) -> Float:
         )
     )  # fmt: skip
     return total
+
+
+def window(
+    block: Index, side: int, start: tuple[int, int], far: NDArray[np.float32], of_row: Index, of_column: Index
+) -> NDArray[np.float32]:
+    """Blocks [side, side, width] float16 at the addresses (across, down) joined, plus values (ny, nx, width) from afar.
+
+    The result is (rows, columns, width), beginning at `start` in the first block; of_row (rows,) and of_column
+    (columns,) say what of `far` is added where.
+    """
+    out = np.empty((of_row.size, of_column.size, far.shape[2]), np.float32)
+    _lib().kernel_window(
+        *out.shape, side, _pointer(block), block.shape[1], *start, _pointer(far), far.shape[1], _pointer(of_row),
+        _pointer(of_column), _pointer(out),
+    )  # fmt: skip
+    return out
 
 
 def _lib() -> Any:

@@ -102,7 +102,27 @@ class UNet(nn.Module):
         """Return the logits; the channels of x are statics, coarse fractions and, where it has one, the prior map."""
         prior = x[:, -self.config.classes :] if self.config.prior else None
         x = self._seen(x).contiguous(memory_format=torch.channels_last).to(self.stem.weight.dtype)
-        half = self.down0(self.stem(x))
+        return self.after_stem(self.stem(x), prior)
+
+    def static_stem(self, statics: Tensor) -> Tensor:
+        """Return what the stem makes of static channels (B, static, H, W) alone, with its bias: (B, w0, H/2, W/2)."""
+        seen = self._embedded(statics).contiguous(memory_format=torch.channels_last)
+        weight, bias = self.stem.weight[:, : self.static_width].float(), self.stem.bias
+        return F.conv2d(seen, weight, None if bias is None else bias.float(), stride=2)
+
+    def moving_stem(self, fractions: Tensor, prior: Tensor | None = None) -> Tensor:
+        """Return what the stem adds for fractions and the prior map (B, classes, H, W): (B, w0, H/2, W/2)."""
+        seen = fractions.sqrt() if prior is None else torch.cat([fractions.sqrt(), prior], dim=1)
+        return F.conv2d(seen, self.stem.weight[:, self.static_width :].float(), stride=2)
+
+    @property
+    def static_width(self) -> int:
+        """Channels the stem sees of the static ones, the climate class embedded."""
+        return self.stem.in_channels - (self.config.inputs - self.config.static_channels)
+
+    def after_stem(self, x: Tensor, prior: Tensor | None = None) -> Tensor:
+        """Return the logits of what the stem made, (B, w0, H/2, W/2), with the prior map where the network has one."""
+        half = self.down0(x.to(self.stem.weight.dtype))
         quarter = self.down1(F.max_pool2d(half, 2))
         x = self.bottom(F.max_pool2d(quarter, 2))
         x = self.up1(quarter + F.interpolate(self.lift1(x), scale_factor=2.0))
@@ -115,10 +135,13 @@ class UNet(nn.Module):
         """What the stem is given: the root of the fractions tells a trace of a class from none."""
         c, k = self.config.static_channels, self.config.classes
         statics, fractions, prior = x[:, :c], x[:, c : c + k].sqrt(), x[:, c + k :]
-        if self.config.climate_classes:
-            embedded = self.climate(statics[:, -1].long()).permute(0, 3, 1, 2).to(x.dtype)
-            statics = torch.cat([statics[:, :-1], embedded], dim=1)
-        return torch.cat([statics, fractions, prior], dim=1)
+        return torch.cat([self._embedded(statics), fractions, prior], dim=1)
+
+    def _embedded(self, statics: Tensor) -> Tensor:
+        if not self.config.climate_classes:
+            return statics
+        embedded = self.climate(statics[:, -1].long()).permute(0, 3, 1, 2).to(statics.dtype)
+        return torch.cat([statics[:, :-1], embedded], dim=1)
 
     def folded(self) -> UNet:
         """Return a copy whose batch norms are merged into the convolutions before them, in eval mode."""

@@ -468,3 +468,29 @@ int kernel_apply(int64_t rows, int64_t columns, int64_t fields, const int64_t *f
     free(together);
     return 0;
 }
+
+/* The bits of a float16 that is no subnormal, moved to where float32 has them. */
+WIDE static void widened(const uint16_t *restrict near, const float *restrict far, float *restrict out, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t half = near[i], magnitude = (half & 0x7fff) << 13, bits;
+        float value;
+        bits = (magnitude ? magnitude + (112u << 23) : 0) | (half & 0x8000) << 16;
+        memcpy(&value, &bits, sizeof value);
+        out[i] = value + far[i];
+    }
+}
+
+void kernel_window(int64_t rows, int64_t columns, int64_t width, int64_t side, const int64_t *block, int64_t across,
+                   int64_t row0, int64_t column0, const float *far, int64_t far_columns, const int64_t *of_row,
+                   const int64_t *of_column, float *out)
+{
+    for (int64_t y = 0; y < rows; y++) {
+        const int64_t *in_row = block + (row0 + y) / side * across;
+        for (int64_t x = 0; x < columns; x++) {
+            const uint16_t *from = (const uint16_t *)(intptr_t)in_row[(column0 + x) / side];
+            widened(from + ((row0 + y) % side * side + (column0 + x) % side) * width,
+                    far + (of_row[y] * far_columns + of_column[x]) * width, out + (y * columns + x) * width, width);
+        }
+    }
+}

@@ -6,7 +6,7 @@
 #define AI4LAND_KERNEL_H
 #include <stdint.h>
 
-#define KERNEL_VERSION 1 /* of this interface; a build of another one is not used */
+#define KERNEL_VERSION 2 /* of this interface; a build of another one is not used */
 
 /* Fractions closest to softmax(z) that meet the totals f [cells][classes] of every coarse cell. Cell c has the pixels
    first[c] .. first[c + 1] of land, with areas area[i] > 0. The logit of class k is z[at[i] + k * step], the fraction is
@@ -26,4 +26,11 @@ int kernel_quota(int64_t cells, int64_t classes, const int64_t *first, const dou
    first[r] to first[r + 1], which are added one after another. 0, or -1 without memory. */
 int kernel_apply(int64_t rows, int64_t columns, int64_t fields, const int64_t *first, const int64_t *column,
                  const double *weight, const double *x, double *sum);
+
+/* out [rows][columns][width] = near + far. near: float16 without subnormals in square blocks [side][side][width], block[b]
+   their addresses, `across` of them in a row; the window begins row0, column0 inside the first. far
+   [..][far_columns][width], taken from row of_row[y] and column of_column[x]. */
+void kernel_window(int64_t rows, int64_t columns, int64_t width, int64_t side, const int64_t *block, int64_t across,
+                   int64_t row0, int64_t column0, const float *far, int64_t far_columns, const int64_t *of_row,
+                   const int64_t *of_column, float *out);
 #endif

@@ -1,0 +1,76 @@
+"""The kept part of the network's first layer: the plain network's answer, whatever was asked for before."""
+
+import numpy as np
+import pytest
+import small_emulator
+import torch
+
+from ai4land_coupler import kernel
+from ai4land_coupler.emulator import Emulator
+from ai4land_coupler.features import coarse_window
+from ai4land_coupler.stem import Stem, _rectangles
+
+HALO, SIZE = 48, 136
+FLOAT16 = 2.0**-11
+
+
+@pytest.fixture(scope="module", params=[False, True])
+def emulator(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Emulator:
+    return Emulator.load(small_emulator.build(tmp_path_factory.mktemp("emulator"), prior=request.param))
+
+
+def given(emulator: Emulator, row: int, col: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Totals (K, 14, 14) around, and the prior map where the network has one."""
+    rng = np.random.default_rng(1000 + row + col)
+    totals = rng.random((4, 14, 14))
+    prior = (rng.integers(0, 5, (1, SIZE, SIZE)) == np.arange(1, 5)[:, None, None]).astype(np.uint8)
+    return totals / totals.sum(0), prior if emulator.unet.prior else None
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("row", "col"), [(-48, -48), (32, 272), (72, 8)])
+def test_what_the_plain_network_makes(emulator: Emulator, row: int, col: int) -> None:
+    """Past the pole and over the date line too; the statics are kept to float16."""
+    net = emulator.network()
+    stem = Stem(emulator, net)
+    totals, prior = given(emulator, row, col)
+    found = stem.window((row, col), (SIZE, SIZE), totals, (2, 2), prior)
+    parts = [stem._static.normalised(row, col, SIZE, SIZE), coarse_window(totals, 2, 2, SIZE, SIZE, 10)]
+    x = torch.from_numpy(np.concatenate([*parts, *([] if prior is None else [prior])], dtype=np.float32))[None]
+    plain = net.stem(net._seen(x))
+    assert found.shape == plain.shape
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    near = net.static_stem(x[:, : emulator.unet.static_channels]).abs()
+    assert ((found - plain).abs() <= FLOAT16 * near + 1e-4).all()
+    before = None if prior is None else torch.from_numpy(prior).float()[None]
+    torch.testing.assert_close(net.after_stem(plain, before), net(x), rtol=0, atol=0)
+
+
+@torch.inference_mode()
+def test_the_same_bits_whatever_was_made_before(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A window alone, after its neighbours, and without the kernel."""
+    net, windows = emulator.network(), [(32, 40), (72, 0), (-48, 280), (32, 272)]
+    alone, together = [], Stem(emulator, net)
+    for at in windows:
+        alone.append(Stem(emulator, net).window(at, (SIZE, SIZE), given(emulator, *at)[0], (2, 2)))
+    for at, expected in zip(windows[::-1], alone[::-1], strict=True):
+        assert torch.equal(together.window(at, (SIZE, SIZE), given(emulator, *at)[0], (2, 2)), expected)
+    monkeypatch.setattr(kernel, "_module", None)
+    again = together.window(windows[0], (SIZE, SIZE), given(emulator, *windows[0])[0], (2, 2))
+    assert torch.equal(again, alone[0])
+
+
+@torch.inference_mode()
+def test_coarse_cells_of_an_odd_number_of_cells_are_seen_cell_by_cell(emulator: Emulator) -> None:
+    """The two ways to what the fractions add agree where both can go."""
+    stem = Stem(emulator, emulator.network())
+    totals, _ = given(emulator, 0, 0)
+    short = stem._of_totals(totals)
+    cells = stem._network.moving_stem(torch.from_numpy(coarse_window(totals, 0, 0, 140, 140, 10))[None],
+                                      torch.zeros(1, 4, 140, 140) if emulator.unet.prior else None)[0]  # fmt: skip
+    np.testing.assert_allclose(cells.permute(1, 2, 0)[::5, ::5], short, rtol=0, atol=1e-5)
+
+
+def test_rectangles_hold_what_is_lacking() -> None:
+    known = [[True, True, True], [True, False, True], [True, False, True], [False, False, False]]
+    assert list(_rectangles(known)) == [(1, 3, 1, 2), (3, 4, 0, 3)]
