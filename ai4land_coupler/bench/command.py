@@ -44,7 +44,7 @@ class Size:
 
 
 FULL = Size(5, 3, 2500, 200, 2**23, 60, 360, 30, 4096)
-QUICK = Size(3, 2, 500, 30, 2**17, 12, 45, 5, 64)
+QUICK = Size(2, 1, 500, 30, 2**17, 12, 45, 5, 64)
 
 
 def bench(quick: bool, emulator: str, host: Path | None, out: Path) -> dict[str, Any]:
@@ -63,21 +63,20 @@ def bench(quick: bool, emulator: str, host: Path | None, out: Path) -> dict[str,
     layouts = [(1, 1), (2, 1)] if quick else [(1, cores), (2, max(cores // 2, 1))]
     with tempfile.TemporaryDirectory(prefix="ai4land_bench_") as room:
         programs = runs.Programs(find_launcher(), sys.executable, host and host.resolve(), Path(room))
-        with programs.worker("sections", 1, layouts[0][1]) as worker:
-            said = _do(worker, "prepare", programs.folder, emulator="" if quick else emulator, layouts=layouts,
-                       bytes=size.large_bytes)  # fmt: skip
-            parts = _do(worker, "parts", programs.folder, emulator=said["path"], cells=size.coarse_cells, repeats=5)
-            regrid = _do(worker, "apply", programs.folder, n=size.sphere, nlat=size.rows, classes=8,
-                         repeats=size.applies)  # fmt: skip
-            balance = _do(worker, "balance", programs.folder, emulator=said["path"], workers=1024)
-        measured = []
-        for (ranks, threads), repeats in zip(layouts, (size.steps, size.other_steps), strict=True):
-            log.info("bench: %d steps on %d rank(s) of %d thread(s), and the U-Net alone", repeats, ranks, threads)
-            measured.append(runs.measure(programs, ranks, threads, repeats))
-        log.info("bench: hooks, output and memory")
-        crossing, calls = hooks.measure(programs, size.empty_calls, size.large_calls, size.large_bytes)
-        peak, waited = runs.peak(programs, layouts[0][1], 2)
-    figures = [*runs.figures(measured, programs.what), *crossing, peak, _apply(regrid), _balance(balance)]
+        job = {"emulator": "" if quick else emulator, "layouts": layouts, "bytes": size.large_bytes}
+        with programs.worker("worker1", *layouts[0]) as worker, programs.model("model1", *layouts[0]) as model:
+            said = _do(worker, "prepare", programs.folder, job)
+            log.info("bench: start and output")
+            begun, waited = runs.start(programs.folder, model)
+            measured = [_layout(programs, layouts[0], size.steps, model, worker)]
+            log.info("bench: hooks")
+            crossing, calls = hooks.measure(programs, model, size.empty_calls, size.large_calls, size.large_bytes)
+            sections = {name: _do(worker, name, programs.folder, {**job, "emulator": said["path"]})
+                        for name, job in _jobs(size).items()}  # fmt: skip
+        with programs.worker("worker2", *layouts[1]) as worker, programs.model("model2", *layouts[1]) as model:
+            measured.append(_layout(programs, layouts[1], size.other_steps, model, worker))
+    parts, regrid, balance = (sections[name] for name in ("parts", "apply", "balance"))
+    figures = [*runs.figures(measured, programs.what), *begun, *crossing, _apply(regrid), _balance(balance)]
     parts["parts"]["output"] = _output(waited, parts["parts"].pop("compression"))
     made = report.document(figures, about, {
         "about": f"{said['emulator']}, steps by {programs.what}, {time.monotonic() - began:.0f} s",
@@ -90,7 +89,23 @@ def bench(quick: bool, emulator: str, host: Path | None, out: Path) -> dict[str,
     return made
 
 
-def _do(worker: Session, section: str, folder: Path, **job: Any) -> dict[str, Any]:
+def _jobs(size: Size) -> dict[str, dict[str, Any]]:
+    """The sections that need no model, and what each is given."""
+    return {
+        "parts": {"cells": size.coarse_cells, "repeats": 5},
+        "apply": {"n": size.sphere, "nlat": size.rows, "classes": 8, "repeats": size.applies},
+        "balance": {"workers": 1024},
+    }
+
+
+def _layout(
+    programs: runs.Programs, layout: tuple[int, int], repeats: int, model: Session, worker: Session
+) -> runs.Layout:
+    log.info("bench: %d steps on %d rank(s) of %d thread(s), and the U-Net alone", repeats, *layout)
+    return runs.measure(programs.folder, *layout, repeats, model if programs.host else worker, worker)
+
+
+def _do(worker: Session, section: str, folder: Path, job: dict[str, Any]) -> dict[str, Any]:
     """Run a section in the worker."""
     log.info("bench: %s", section)
     asked, answered = folder / f"{section}.json", folder / f"{section}.answer.json"

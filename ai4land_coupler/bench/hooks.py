@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from ai4land_coupler.bench.figures import Figure, ratios
 from ai4land_coupler.bench.runs import FIRST_YEAR, Programs
+from ai4land_coupler.bench.session import Session
 
 NO_HOST = "there is no Fortran host: build it with `make bench`, or give it with --host"
 COLUMNS = ("put", "memcpy_of_put", "get", "memcpy_of_get", "size", "clock")
@@ -15,21 +16,22 @@ WARM = 0.1
 KEPT = 2000
 
 
-def measure(programs: Programs, empty: int, large: int, bytes_each: int) -> tuple[list[Figure], dict[str, Any]]:
+def measure(
+    programs: Programs, model: Session, empty: int, large: int, bytes_each: int
+) -> tuple[list[Figure], dict[str, Any]]:
     """Rows of the report, and a summary a hook: `empty` calls without values, `large` calls with `bytes_each`."""
     names = ("hook_us_median", "hook_us_p99", "put_get_ratio")
     if programs.host is None:
         return [Figure(name, why=NO_HOST) for name in names], {"why": NO_HOST}
     folder, found = programs.folder, {}
-    with programs.model("hooks", 1, 1) as model:
-        for name, calls in (("empty", empty), ("crowd", large)):
-            model.ask("open", folder / "ranks1.yaml", folder / f"{name}.bin")
-            if name == "crowd":
-                model.ask("step", FIRST_YEAR)
-            model.ask("hooks", calls, folder / f"{name}.out")
-            model.ask("close")
-            took = np.fromfile(folder / f"{name}.out").reshape(-1, len(COLUMNS))
-            found[name] = dict(zip(COLUMNS, took[int(WARM * calls) :].T, strict=True))
+    for name, calls in (("empty", empty), ("crowd", large)):
+        model.ask("open", folder / "ranks1.yaml", folder / f"{name}.bin")
+        if name == "crowd":
+            model.ask("step", FIRST_YEAR)
+        model.ask("hooks", calls, folder / f"{name}.out")
+        model.ask("close")
+        took = np.fromfile(folder / f"{name}.out").reshape(-1, len(COLUMNS))
+        found[name] = dict(zip(COLUMNS, took[int(WARM * calls) :].T, strict=True))
     put = tuple(1e6 * found["empty"]["put"][:KEPT])
     of = {way: ratios(found["crowd"][way], found["crowd"][f"memcpy_of_{way}"]) for way in ("put", "get")}
     worse = max(of, key=lambda way: float(np.median(of[way])))

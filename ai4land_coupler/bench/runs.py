@@ -1,7 +1,6 @@
 """The coupled run and the bare U-Net in turn, on one rank and on two."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from ai4land_coupler.bench.figures import Figure, exponent, ratios
 from ai4land_coupler.bench.session import Session
 
 FIRST_YEAR = 2001
+STEPS_OF_START = 3
 WORKER = ("-m", "ai4land_coupler.bench.worker")
 INSIDE = ("features", "unet", "constraint", "output")
 """Stages of a step that are no overhead: what a U-Net with closed totals needs in any program."""
@@ -61,8 +61,6 @@ class Layout:
 
     ranks: int
     threads: int
-    opened: list[float] = field(default_factory=list)
-    first: float = 0.0
     tiles: int = 0
     years: list[Year] = field(default_factory=list)
     alone: list[float] = field(default_factory=list)
@@ -77,32 +75,28 @@ class Layout:
         """As JSON."""
         return {
             "ranks": self.ranks, "threads": self.threads, "network_calls": self.tiles,
-            "init_s": self.opened[0], "set_grid_s": self.opened[1], "first_step_s": self.first,
             "step_s": [year.wall for year in self.years], "stages_s": [dict(year.stages) for year in self.years],
             "unet_alone_s": self.alone, "tiles": self.growth,
         }  # fmt: skip
 
 
-def measure(programs: Programs, ranks: int, threads: int, repeats: int) -> Layout:
-    """Steps of the model and the U-Net alone on the tiles of its ranks, in turn."""
-    folder, layout = programs.folder, Layout(ranks, threads)
-    config, globe = folder / f"ranks{ranks}.yaml", folder / "globe.bin"
-    with ExitStack() as sessions:
-        worker = sessions.enter_context(programs.worker(f"worker{ranks}", ranks, threads))
-        model = sessions.enter_context(programs.model(f"model{ranks}", ranks, threads)) if programs.host else worker
-        layout.opened = model.ask("open", config, globe)
-        layout.first = sum(model.ask("step", FIRST_YEAR))
-        if model is not worker:
-            worker.ask("open", config, globe)
-            worker.ask("step", FIRST_YEAR)
-            worker.ask("close")
-        layout.tiles = int(worker.ask("alone", config)[1])
-        for year in range(FIRST_YEAR + 1, FIRST_YEAR + 1 + repeats):
-            wall = sum(model.ask("step", year))
-            layout.years.append(Year(wall, model.stages(year)))
-            layout.alone.append(worker.ask("alone", config)[0])
-        if ranks == 1:
-            layout.growth = _growth(worker, config, layout.tiles)
+def measure(folder: Path, ranks: int, threads: int, repeats: int, model: Session, worker: Session) -> Layout:
+    """Steps of the model and the U-Net alone on the tiles of its ranks, in turn. Model and worker may be one session."""
+    layout, config, globe = Layout(ranks, threads), folder / f"ranks{ranks}.yaml", folder / "globe.bin"
+    model.ask("open", config, globe)
+    model.ask("step", FIRST_YEAR)
+    if model is not worker:
+        worker.ask("open", config, globe)
+        worker.ask("step", FIRST_YEAR)
+        worker.ask("close")
+    layout.tiles = int(worker.ask("alone", config)[1])
+    for year in range(FIRST_YEAR + 1, FIRST_YEAR + 1 + repeats):
+        wall = sum(model.ask("step", year))
+        layout.years.append(Year(wall, model.stages(year)))
+        layout.alone.append(worker.ask("alone", config)[0])
+    model.ask("close")
+    if ranks == 1:
+        layout.growth = _growth(worker, config, layout.tiles)
     return layout
 
 
@@ -120,8 +114,6 @@ def figures(layouts: Sequence[Layout], what: str) -> list[Figure]:
     in_situ = {layout.ranks: ratios(layout.unet, layout.alone) for layout in layouts}
     worst = max(in_situ, key=lambda ranks: float(np.median(in_situ[ranks])))
     fastest = min(layouts, key=lambda layout: float(np.median([year.wall for year in layout.years])))
-    warm = float(np.median([year.wall for year in years]))
-    begun = [*one.opened, one.first]
     return [
         Figure("step_overhead", tuple(ratios([year.overhead for year in years], alone)), detail={"steps_by": what}),
         Figure("outside_unet_s", tuple(year.wall - year.stages["unet"] for year in years), detail=_median_stages(one)),
@@ -131,9 +123,6 @@ def figures(layouts: Sequence[Layout], what: str) -> list[Figure]:
         Figure("constraint_share", tuple(year.stages["constraint"] / year.stages["unet"] for year in years)),
         Figure("global_year_s", tuple(year.wall for year in fastest.years),
                detail={"ranks": fastest.ranks, "threads": fastest.threads}),
-        Figure("first_step_s", (sum(begun) - warm,), detail={
-            "init_s": begun[0], "set_grid_s": begun[1], "first_step_s": begun[2], "warm_step_s": warm,
-        }),
     ]  # fmt: skip
 
 
@@ -142,16 +131,18 @@ def _median_stages(layout: Layout) -> dict[str, float]:
     return {name: float(np.median([year.stages[name] for year in layout.years])) for name in names}
 
 
-def peak(programs: Programs, threads: int, steps: int) -> tuple[Figure, list[float]]:
-    """Largest memory of a run on one rank that writes its years, and the seconds that each step waited for output."""
-    with programs.model("output", 1, threads) as model:
-        model.ask("open", programs.folder / "output.yaml", programs.folder / "globe.bin")
-        waited = []
-        for year in range(FIRST_YEAR, FIRST_YEAR + steps):
-            model.ask("step", year)
-            waited.append(model.stages(year)["output"])
-        (held,) = model.ask("peak")
-        model.ask("close")
-    if not held > 0:
-        return Figure("peak_gb", why="this system does not tell the largest memory of a process"), waited
-    return Figure("peak_gb", (held / 1e9,), "max", detail={"output_wait_s": waited}), waited
+def start(folder: Path, model: Session) -> tuple[list[Figure], list[float]]:
+    """A model's first steps, with output, and its largest memory; and the seconds that each step waited for output."""
+    began = model.ask("open", folder / "output.yaml", folder / "globe.bin")
+    steps, waited = [], []
+    for year in range(FIRST_YEAR, FIRST_YEAR + STEPS_OF_START):
+        steps.append(sum(model.ask("step", year)))
+        waited.append(model.stages(year)["output"])
+    (held,) = model.ask("peak")
+    model.ask("close")
+    warm = float(np.median(steps[1:]))
+    about = {"init_s": began[0], "set_grid_s": began[1], "first_step_s": steps[0], "warm_step_s": warm}
+    first = Figure("first_step_s", (sum(began) + steps[0] - warm,), detail=about)
+    if held > 0:
+        return [first, Figure("peak_gb", (held / 1e9,), "max", detail={"output_wait_s": waited})], waited
+    return [first, Figure("peak_gb", why="this system does not tell the largest memory of a process")], waited
