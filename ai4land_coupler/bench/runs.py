@@ -81,7 +81,7 @@ class Layout:
 
 
 def measure(folder: Path, ranks: int, threads: int, repeats: int, model: Session, worker: Session) -> Layout:
-    """Steps of the model and the U-Net alone on the tiles of its ranks, in turn. Model and worker may be one session."""
+    """Steps of the model and the U-Net alone on the tiles of its ranks, in turn. They may be one."""
     layout, config, globe = Layout(ranks, threads), folder / f"ranks{ranks}.yaml", folder / "globe.bin"
     model.ask("open", config, globe)
     model.ask("step", FIRST_YEAR)
