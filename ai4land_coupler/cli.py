@@ -229,7 +229,7 @@ def plot(
 def prepare(config: Annotated[Path, typer.Argument(help="What goes in: maps, states, static fields (YAML).")]) -> None:
     """Turn land-use maps, coarse states and static fields into a training store; one broken off goes on."""
     from ai4land_coupler import console
-    from ai4land_coupler.training import prepare as preparing
+    from ai4land_coupler.training.data import prepare as preparing
 
     console.show_log(0)
     preparing.run(config)
@@ -244,8 +244,8 @@ def train(
     ] = False,
 ) -> None:
     """Train an emulator on a store, under torchrun too, from the last checkpoint on; exit code 143 if told to end."""
-    from ai4land_coupler.training import loop, train
-    from ai4land_coupler.training import throughput as measuring
+    from ai4land_coupler.training.fit import loop, train
+    from ai4land_coupler.training.fit import throughput as measuring
 
     if config.is_file() and "data" in (loop.yaml.safe_load(config.read_text()) or {}):
         loop.train(config)
@@ -291,16 +291,16 @@ def evaluate(
 ) -> None:
     """Score an emulator on the map of its base year beside majority fill and random placement, or change over years."""
     if change is not None:
-        from ai4land_coupler.training import changescore
+        from ai4land_coupler.training.change import report
 
-        changescore.command(change, base, block, json, out, seed, threads)
+        report.command(change, base, block, json, out, seed, threads)
         return
-    from ai4land_coupler.training import evaluate as scoring
+    from ai4land_coupler.training.scores import evaluate as scoring
 
     if (run is None) != (observed is None):
         raise typer.BadParameter("--run and --observed go together")
     if run is not None and observed is not None:
-        from ai4land_coupler.training import runscore
+        from ai4land_coupler.training.scores import runscore
 
         runscore.command(run, observed, base, json, plots)
         return

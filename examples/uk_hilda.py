@@ -21,10 +21,11 @@ import rasterio
 import torch
 
 from ai4land_coupler import ncfile
-from ai4land_coupler.training import baselines, change, rollout
-from ai4land_coupler.training.change import ChangeConfig, Members, Sample, Target
-from ai4land_coupler.training.changefeatures import features
-from ai4land_coupler.training.coarsechange import corrected_totals, nearest
+from ai4land_coupler.training.change import network
+from ai4land_coupler.training.change.coarse import corrected_totals, nearest
+from ai4land_coupler.training.change.features import features
+from ai4land_coupler.training.change.network import ChangeConfig, Members, Sample, Target
+from ai4land_coupler.training.scores import baselines, rollout
 
 CODES = (11, 22, 33, 40, 41, 44, 45, 55, 66, 77)
 LEGEND = ("urban", "cropland", "pasture", "forest", "evergreen_needleleaf_forest", "deciduous_broadleaf_forest",
@@ -93,7 +94,7 @@ def coarse_changes(paths: list[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return total[:, rows, cols].T, t.f + t.e * (rows + 0.5), t.c + t.a * (cols + 0.5), cols
 
 
-def learn(country: Country, seen: np.ndarray, cells: np.ndarray, config: ChangeConfig) -> change.ChangeNet:
+def learn(country: Country, seen: np.ndarray, cells: np.ndarray, config: ChangeConfig) -> network.ChangeNet:
     """Train on the change of the fine cells of some coarse cells."""
     rng = np.random.default_rng(config.seed)
     members = Members.of(np.where(country.after > 0, country.blocks, -1), country.land, len(country.column))
@@ -104,14 +105,16 @@ def learn(country: Country, seen: np.ndarray, cells: np.ndarray, config: ChangeC
     ])  # fmt: skip
     weight = (country.area.reshape(-1)[drawn] / country.area.max()).astype(np.float32)
     target = country.after.reshape(-1)[drawn].astype(np.int64) - 1
-    return change.train(
+    return network.train(
         [Sample(seen[drawn], (Target(YEARS, target, weight, country.totals[used], country.wanted[used]),))],
         len(CODES),
         config,
     )
 
 
-def score(country: Country, seen: np.ndarray, net: change.ChangeNet, cells: np.ndarray, seed: int) -> tuple[dict, dict]:
+def score(
+    country: Country, seen: np.ndarray, net: network.ChangeNet, cells: np.ndarray, seed: int
+) -> tuple[dict, dict]:
     """Scores and maps of the fine cells of some coarse cells, by the network and by what it must beat."""
     number = np.full(len(country.column) + 1, -1)
     number[cells] = np.arange(len(cells))
@@ -119,8 +122,8 @@ def score(country: Country, seen: np.ndarray, net: change.ChangeNet, cells: np.n
     prior = np.where(blocks >= 0, country.before, 0).astype(np.uint8)
     members = Members.of(blocks, prior > 0, len(cells))
     before, after = country.totals[cells], country.wanted[cells]
-    p, residual = change.fractions(net, seen, members, country.area, before, after, YEARS)
-    made, expected = change.place(p, members, prior, after)
+    p, residual = network.fractions(net, seen, members, country.area, before, after, YEARS)
+    made, expected = network.place(p, members, prior, after)
     wanted = baselines.whole_counts(after, members.land.sum(1))
     maps = {
         "model": made,
@@ -173,7 +176,7 @@ def main() -> None:
 
 def write(folder: Path, country: Country, maps: dict) -> None:
     """Write the maps in HILDA+'s numbers and draw hits, misses and false alarms."""
-    from ai4land_coupler.training import scoreplots
+    from ai4land_coupler.training.scores import scoreplots
 
     folder.mkdir(parents=True, exist_ok=True)
     code = np.array([0, *CODES], np.uint8)

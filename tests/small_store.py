@@ -8,7 +8,7 @@ import yaml
 
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.features import CLIMATE_CLASS, CLIMATE_CLASSES, GROUPS, StaticFeatures
-from ai4land_coupler.training.store import Layout, Store, write_store
+from ai4land_coupler.training.data.store import Layout, Store, write_store
 
 COARSE = (8, 16)
 

@@ -8,8 +8,8 @@ import small_emulator
 
 from ai4land_coupler.emulator import Emulator, sha256_of, shipped_names
 from ai4land_coupler.errors import EmulatorError
-from ai4land_coupler.training import card
-from ai4land_coupler.training.evaluate import evaluate_regions
+from ai4land_coupler.training.scores import card
+from ai4land_coupler.training.scores.evaluate import evaluate_regions
 
 
 @pytest.mark.parametrize("name", shipped_names())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ai4land_coupler.training import changescore
+from ai4land_coupler.training.change import report
 
 REPOSITORY = Path(__file__).parents[2]
 DATA = Path(os.environ.get("AI4LAND_REFERENCE_DATA", REPOSITORY.parent / "shared" / "data")) / "regional"
@@ -24,7 +24,7 @@ pytestmark = [
 
 
 def test_mato_grosso_is_ahead_of_the_rule_every_year(tmp_path: Path) -> None:
-    result = changescore.command(MATO_GROSSO, 2010, 116, tmp_path / "scores.json", tmp_path / "maps")
+    result = report.command(MATO_GROSSO, 2010, 116, tmp_path / "scores.json", tmp_path / "maps")
     assert [row["year"] for row in result["years"]] == list(range(2011, 2018))
     for row in result["years"]:
         merits = [row["figure_of_merit"], row["figure_of_merit_without_flicker"]]

@@ -16,12 +16,13 @@ from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import ConfigError
 from ai4land_coupler.grids import HostGrid
 from ai4land_coupler.inference import TileRunner
-from ai4land_coupler.training import dataset, metrics, scoreplots
-from ai4land_coupler.training.closing import closing_offset, to_cells
-from ai4land_coupler.training.evaluate import MAPS, evaluate, evaluate_regions, score
-from ai4land_coupler.training.loop import closed_loss
-from ai4land_coupler.training.regions import Region, parse
-from ai4land_coupler.training.staticmaps import Truth, answer
+from ai4land_coupler.training.data import dataset
+from ai4land_coupler.training.fit.closing import closing_offset, to_cells
+from ai4land_coupler.training.fit.loop import closed_loss
+from ai4land_coupler.training.scores import metrics, scoreplots
+from ai4land_coupler.training.scores.evaluate import MAPS, evaluate, evaluate_regions, score
+from ai4land_coupler.training.scores.regions import Region, parse
+from ai4land_coupler.training.scores.staticmaps import Truth, answer
 
 BOX = "-150.5,-40.2,-61.0,33.3"  # cuts coarse cells of 11.25 degrees on every side
 

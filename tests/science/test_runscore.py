@@ -17,7 +17,7 @@ from ai4land_coupler.domain import base_state
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import ConfigError
 from ai4land_coupler.grids import HostGrid
-from ai4land_coupler.training import rollout, runscore
+from ai4land_coupler.training.scores import rollout, runscore
 
 YEARS = (2019, 2021)
 ROWS, COLS = slice(60, 110), slice(35, 128)

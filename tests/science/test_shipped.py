@@ -6,8 +6,8 @@ from itertools import pairwise
 import pytest
 
 from ai4land_coupler.emulator import FILES, Emulator, sha256_of
-from ai4land_coupler.training.dataset import SOUTH_AMERICA, Box
-from ai4land_coupler.training.evaluate import evaluate
+from ai4land_coupler.training.data.dataset import SOUTH_AMERICA, Box
+from ai4land_coupler.training.scores.evaluate import evaluate
 
 
 @pytest.fixture(scope="module")

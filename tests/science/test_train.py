@@ -23,13 +23,13 @@ from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import BadInputError, ConfigError, RestartError
 from ai4land_coupler.features import Channel, StaticFeatures
 from ai4land_coupler.grids import HostGrid
-from ai4land_coupler.training import checkpoints
-from ai4land_coupler.training.folder import check, tile_of
-from ai4land_coupler.training.samples import Samples, Team
-from ai4land_coupler.training.store import Layout, Store, write_store
-from ai4land_coupler.training.throughput import measure
-from ai4land_coupler.training.train import Averaged, Trainer, network, run, train
-from ai4land_coupler.training.trainconfig import TrainConfig
+from ai4land_coupler.training.data.store import Layout, Store, write_store
+from ai4land_coupler.training.fit import checkpoints
+from ai4land_coupler.training.fit.folder import check, tile_of
+from ai4land_coupler.training.fit.samples import Samples, Team
+from ai4land_coupler.training.fit.throughput import measure
+from ai4land_coupler.training.fit.train import Averaged, Trainer, network, run, train
+from ai4land_coupler.training.fit.trainconfig import TrainConfig
 
 CPU = torch.device("cpu")
 ROLLOUT: dict[str, Any] = {"rollout": 2, "teacher": [1.0, 0.0], "prior_mask": [0.6, 0.0]}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ai4land_coupler.errors import ConstraintError
-from ai4land_coupler.training import baselines
+from ai4land_coupler.training.scores import baselines
 
 
 def some_map(shape: tuple[int, int] = (57, 83), classes: int = 5, seed: int = 3) -> np.ndarray:

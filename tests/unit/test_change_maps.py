@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from ai4land_coupler.errors import ConfigError
-from ai4land_coupler.training import change, changefeatures, changerun, changescore, changeseries
-from ai4land_coupler.training.change import ChangeConfig, Members
-from ai4land_coupler.training.changeseries import Series
-from ai4land_coupler.training.coarsechange import corrected_totals, nearest
+from ai4land_coupler.training.change import features, forecast, network, report, series
+from ai4land_coupler.training.change.coarse import corrected_totals, nearest
+from ai4land_coupler.training.change.network import ChangeConfig, Members
+from ai4land_coupler.training.change.series import Series
 
 CODES = (1, 2, 3, 4, 5)
 QUICK = ChangeConfig(hidden=16, steps=150, pixels=1024, group=256, pool=8192, warmup=10)
@@ -37,7 +37,7 @@ def axes(size: int) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def scored() -> tuple[dict, dict]:
-    return changescore.evaluate(a_world(size=48), 2005, 18, QUICK)
+    return report.evaluate(a_world(size=48), 2005, 18, QUICK)
 
 
 def test_the_model_beats_the_rule_where_history_and_neighbours_tell_change(scored):
@@ -55,7 +55,7 @@ def test_totals_are_met_by_fractions_and_maps(scored):
 
 
 def test_the_same_seed_gives_the_same_maps(scored):
-    again = changescore.evaluate(a_world(size=48), 2005, 18, QUICK)
+    again = report.evaluate(a_world(size=48), 2005, 18, QUICK)
     assert again[0] == scored[0]
     for year, layers in again[1].items():
         np.testing.assert_array_equal(layers["model"], scored[1][year]["model"])
@@ -71,9 +71,9 @@ def test_later_maps_are_unseen():
                 part = shuffled[t, row : row + 20, col : col + 20]
                 shuffled[t, row : row + 20, col : col + 20] = rng.permutation(part.reshape(-1)).reshape(20, 20)
     other = Series(world.years, shuffled, world.area, world.legend, world.codes, world.axes)
-    net = changerun.learn(world, 2005, 20, QUICK)
-    same = changerun.learn(other, 2005, 20, QUICK)
-    made = changerun.roll_out(net, world, 2005, 20), changerun.roll_out(same, other, 2005, 20)
+    net = forecast.learn(world, 2005, 20, QUICK)
+    same = forecast.learn(other, 2005, 20, QUICK)
+    made = forecast.roll_out(net, world, 2005, 20), forecast.roll_out(same, other, 2005, 20)
     for (_, a), (_, b) in zip(*made, strict=True):
         np.testing.assert_array_equal(a.classes, b.classes)
 
@@ -89,8 +89,8 @@ def test_scores_by_hand():
     world = Series(
         (1, 2, 3), maps_of_years, np.full((1, 6), 2.0), ("a", "b"), (1, 2), {"y": np.zeros(1), "x": np.arange(6.0)}
     )
-    np.testing.assert_array_equal(changescore.flicker(before, now, after), [[False, True, False, False, False, False]])
-    row = changescore._scores(world, 1, 2, maps)
+    np.testing.assert_array_equal(report.flicker(before, now, after), [[False, True, False, False, False, False]])
+    row = report._scores(world, 1, 2, maps)
     # observed change in pixels 0, 1 and 4, made in 0 and 2: one hit, two misses, one false alarm, of 2 km2 each
     assert row["figure_of_merit"]["model"] == pytest.approx(1 / 4)
     scale = row["model"]["figure_of_merit"]["1"]
@@ -98,14 +98,14 @@ def test_scores_by_hand():
     # pixel 1 is back in class 1 the year after
     assert row["figure_of_merit_without_flicker"]["model"] == pytest.approx(1 / 3)
     assert row["figure_of_merit_without_flicker"]["persistence"] == 0
-    assert changescore._scores(world, 1, 3, maps | {"observed": after})["figure_of_merit_without_flicker"] is None
+    assert report._scores(world, 1, 3, maps | {"observed": after})["figure_of_merit_without_flicker"] is None
 
 
 def test_placing_makes_the_map_of_the_largest_expected_merit():
     # four pixels of class 1; totals ask for two of each; the likeliest changes are those with the largest p_2
     p = np.array([[[0.9, 0.6, 0.8, 0.3], [0.1, 0.4, 0.2, 0.7]]])
     members = Members(np.arange(4)[None], np.ones((1, 4), bool))
-    made, expected = change.place(p, members, np.ones((2, 2), np.uint8), np.array([[0.5, 0.5]]))
+    made, expected = network.place(p, members, np.ones((2, 2), np.uint8), np.array([[0.5, 0.5]]))
     np.testing.assert_array_equal(made, [[1, 2], [1, 2]])
     assert expected == pytest.approx((0.4 + 0.7) / (0.1 + 0.4 + 0.2 + 0.7 + 0.6 + 0.3))
 
@@ -113,13 +113,13 @@ def test_placing_makes_the_map_of_the_largest_expected_merit():
 def test_placing_swaps_classes_where_change_is_likely_without_a_change_of_totals():
     p = np.array([[[0.2, 0.8, 0.99], [0.8, 0.2, 0.01]]])
     members = Members(np.arange(3)[None], np.ones((1, 3), bool))
-    made, _ = change.place(p, members, np.array([[1, 2, 1]], np.uint8), np.array([[2 / 3, 1 / 3]]))
+    made, _ = network.place(p, members, np.array([[1, 2, 1]], np.uint8), np.array([[2 / 3, 1 / 3]]))
     np.testing.assert_array_equal(made, [[2, 1, 1]])
 
 
 def test_features_of_one_pixel_by_hand():
     history = np.array([[[1]], [[2]], [[1]], [[1]]], np.uint8)
-    seen = changefeatures.features(history, 2)[0]
+    seen = features.features(history, 2)[0]
     recent = (1 + 0.6 + 0.6**3) / (1 + 0.6 + 0.36 + 0.6**3)
     assert seen[:2].tolist() == [1, 0]
     assert seen[2:7] == pytest.approx([recent, 0.75, 1, 0, 0], abs=1e-3)
@@ -153,7 +153,7 @@ def write_maps(path, degrees: bool = False) -> None:
 
 def test_reading_a_file_of_any_class_numbers(tmp_path):
     write_maps(tmp_path / "maps.nc")
-    world = changeseries.read(tmp_path / "maps.nc")
+    world = series.read(tmp_path / "maps.nc")
     assert (world.years, world.legend, world.codes) == ((2001, 2002, 2003), ("Forest", "Soy_Corn", "Urban"), (5, 7, 9))
     np.testing.assert_array_equal(world.classes[0], [[1, 1, 2], [3, 0, 0]])
     np.testing.assert_array_equal(world.classes[2], [[2, 2, 2], [3, 0, 0]])
@@ -162,7 +162,7 @@ def test_reading_a_file_of_any_class_numbers(tmp_path):
 
 def test_degrees_are_weighted_by_area(tmp_path):
     write_maps(tmp_path / "maps.nc", degrees=True)
-    area = changeseries.read(tmp_path / "maps.nc").area
+    area = series.read(tmp_path / "maps.nc").area
     assert area[1] / area[0] == pytest.approx(np.full(3, np.cos(np.radians(59)) / np.cos(np.radians(60))), rel=1e-3)
 
 
@@ -173,8 +173,8 @@ def test_command_writes_scores_and_maps_in_the_numbers_of_the_file(tmp_path, mon
             file.createDimension(name, size)
         file.createVariable("year", "i4", ("year",))[:] = world.years
         file.createVariable("lulc", "u1", ("year", "y", "x"))[:] = world.classes * 10
-    monkeypatch.setattr(changescore, "ChangeConfig", lambda seed: ChangeConfig(**(vars(QUICK) | {"seed": seed})))
-    changescore.command(tmp_path / "world.nc", 2005, 13, tmp_path / "scores.json", tmp_path / "out", threads=1)
+    monkeypatch.setattr(report, "ChangeConfig", lambda seed: ChangeConfig(**(vars(QUICK) | {"seed": seed})))
+    report.command(tmp_path / "world.nc", 2005, 13, tmp_path / "scores.json", tmp_path / "out", threads=1)
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert [row["year"] for row in scores["years"]] == [2006, 2007]
     assert "2006" in capsys.readouterr().out
@@ -187,7 +187,7 @@ def test_command_writes_scores_and_maps_in_the_numbers_of_the_file(tmp_path, mon
 @pytest.mark.parametrize(("base", "text"), [(1999, "not in the file"), (2000, "before and after"), (2007, "after")])
 def test_a_base_year_without_maps_around_it_is_refused(base, text):
     with pytest.raises(ConfigError, match=text):
-        changescore._check(a_world(), base, 20)
+        report._check(a_world(), base, 20)
 
 
 def test_changes_that_do_not_sum_to_zero_are_balanced_by_their_size():

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from ai4land_coupler.constraint import quota
-from ai4land_coupler.training import closing
+from ai4land_coupler.training.fit import closing
 
 
 def problem(cells: int = 6, classes: int = 4, pixels: int = 25) -> tuple[torch.Tensor, ...]:

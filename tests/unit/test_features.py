@@ -22,7 +22,7 @@ from ai4land_coupler.features import (
 from ai4land_coupler.grids import RegularGrid
 from ai4land_coupler.natives import Lines, Places, Window, bilinear, box_sums
 from ai4land_coupler.settlements import SETTLEMENTS, Settlements
-from ai4land_coupler.training.dataset import FIRST_INPUTS
+from ai4land_coupler.training.data.dataset import FIRST_INPUTS
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 
 from ai4land_coupler.errors import BadInputError, GridError
 from ai4land_coupler.grids import RegularGrid
-from ai4land_coupler.training.luh import STATES, StateFile, grid_of
+from ai4land_coupler.training.data.luh import STATES, StateFile, grid_of
 
 COARSE = RegularGrid(4, 8)
 ROWS, COLS = np.arange(4), np.arange(8)

@@ -11,10 +11,10 @@ import yaml
 from ai4land_coupler.errors import BadInputError, ConfigError, GridError, OutputError
 from ai4land_coupler.grids import RegularGrid
 from ai4land_coupler.ncread import opened
-from ai4land_coupler.training import prepare, rasters
-from ai4land_coupler.training.legends import Legend
-from ai4land_coupler.training.rasters import Along, Classes, NetCdf, Values, commonest
-from ai4land_coupler.training.store import Store, StoreWriter
+from ai4land_coupler.training.data import prepare, rasters
+from ai4land_coupler.training.data.legends import Legend
+from ai4land_coupler.training.data.rasters import Along, Classes, NetCdf, Values, commonest
+from ai4land_coupler.training.data.store import Store, StoreWriter
 
 rasterio = pytest.importorskip("rasterio")
 

@@ -11,11 +11,11 @@ import small_store
 import torch
 
 from ai4land_coupler.errors import ConfigError
-from ai4land_coupler.training.crops import Crops, Rectangle, Years
-from ai4land_coupler.training.loader import batches
-from ai4land_coupler.training.samples import Batch, Samples, Team
-from ai4land_coupler.training.store import Layout, Store, write_store
-from ai4land_coupler.training.trainconfig import TrainConfig
+from ai4land_coupler.training.data.store import Layout, Store, write_store
+from ai4land_coupler.training.fit.crops import Crops, Rectangle, Years
+from ai4land_coupler.training.fit.loader import batches
+from ai4land_coupler.training.fit.samples import Batch, Samples, Team
+from ai4land_coupler.training.fit.trainconfig import TrainConfig
 
 CPU = torch.device("cpu")
 DROPS: dict[str, Any] = {

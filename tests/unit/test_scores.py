@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ai4land_coupler.errors import ConfigError
-from ai4land_coupler.training import calibration, metrics, rollout, scoretable
+from ai4land_coupler.training.scores import calibration, metrics, rollout, scoretable
 
 ONE_ROW = np.ones((1, 8))
 

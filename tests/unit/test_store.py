@@ -11,8 +11,8 @@ import zarr
 from ai4land_coupler.errors import BadInputError, GridError, OutputError
 from ai4land_coupler.features import Channel
 from ai4land_coupler.grids import RegularGrid
-from ai4land_coupler.training import store as stores
-from ai4land_coupler.training.store import Layout, Store, StoreWriter, runs, write_store
+from ai4land_coupler.training.data import store as stores
+from ai4land_coupler.training.data.store import Layout, Store, StoreWriter, runs, write_store
 
 LAYOUT = Layout(
     legend=("forest", "cropland"),

@@ -12,10 +12,10 @@ import torch
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import ConfigError
 from ai4land_coupler.features import CLIMATE_CLASS, GROUPS, Channel
-from ai4land_coupler.training.ablate import NEIGHBOURHOOD, TAKEN, Without, ablate
-from ai4land_coupler.training.dataset import FIRST_INPUTS, Perturbation
-from ai4land_coupler.training.loop import go_on_from
-from ai4land_coupler.training.rebuild import CLIMATE_CLASSES, MOST_PEOPLE, count_places
+from ai4land_coupler.training.data.dataset import FIRST_INPUTS, Perturbation
+from ai4land_coupler.training.data.rebuild import CLIMATE_CLASSES, MOST_PEOPLE, count_places
+from ai4land_coupler.training.fit.loop import go_on_from
+from ai4land_coupler.training.scores.ablate import NEIGHBOURHOOD, TAKEN, Without, ablate
 from ai4land_coupler.unet import UNet, UNetConfig
 
 OLD = (Channel("height", 1.0, 2.0), Channel("land"))

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ai4land_coupler.constraint import close
-from ai4land_coupler.training.closing import SCORES
-from ai4land_coupler.training.samples import Batch, Samples, Team
-from ai4land_coupler.training.trainconfig import TrainConfig
-from ai4land_coupler.training.unrolled import years
+from ai4land_coupler.training.fit.closing import SCORES
+from ai4land_coupler.training.fit.samples import Batch, Samples, Team
+from ai4land_coupler.training.fit.trainconfig import TrainConfig
+from ai4land_coupler.training.fit.unrolled import years
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Change learnt from yearly maps and rolled out: network, forecast, scores."""

@@ -1,0 +1,1 @@
+"""From users' and public files to the training store."""

@@ -1,0 +1,1 @@
+"""The training itself: samples, loss, loop, the emulator folder that comes out."""

@@ -1,0 +1,1 @@
+"""What an emulator is worth: scores beside baselines, drawings, the model card."""
