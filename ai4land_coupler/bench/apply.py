@@ -1,5 +1,6 @@
 """Regridding all classes at once, beside what ESMF, SciPy and torch take for the same weights."""
 
+import functools
 import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ai4land_coupler.bench.figures import exponent
 from ai4land_coupler.bench.timer import alternate
 from ai4land_coupler.grids import HostGrid, RegularGrid
 from ai4land_coupler.regrid import Overlap, Patch
@@ -50,10 +52,27 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     ways |= _scipy(overlap, fields, why) | _torch(overlap, fields)
     with esmf_ways(source, target, job["classes"], why) as esmf:
         seconds = alternate(ways | esmf, job["repeats"], warm=2)
+    grown = [
+        *growth(job["classes"], job["repeats"], [(job["n"] // 4, job["nlat"] // 4), (job["n"] // 2, job["nlat"] // 2)])
+    ]
+    grown.append((int(overlap.row.size), float(np.median(seconds["ours"]))))
+    sizes, costs = zip(*grown, strict=True)
     return {
+        "cells": {"size": sizes, "seconds": costs, "exponent": exponent(sizes, costs)},
         "source_cells": source.size, "target_cells": target.size, "entries": int(overlap.row.size),
         "classes": job["classes"], "seconds": seconds, "why": why,
     }  # fmt: skip
+
+
+def growth(classes: int, repeats: int, grids: Sequence[tuple[int, int]]) -> list[tuple[int, float]]:
+    """Entries and seconds of our apply between grids of (n of the cubed sphere, nlat)."""
+    out = []
+    for n, nlat in grids:
+        overlap = weights(cubed_sphere(n), RegularGrid(nlat, 2 * nlat))
+        fields = np.random.default_rng(1).random((classes, overlap.n_col))
+        seconds = alternate({"ours": functools.partial(overlap.apply, fields)}, repeats)["ours"]
+        out.append((int(overlap.row.size), float(np.median(seconds))))
+    return out
 
 
 def _scipy(overlap: Overlap, fields: NDArray[np.float64], why: dict[str, str]) -> dict[str, Apply]:

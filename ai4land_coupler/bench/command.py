@@ -43,7 +43,7 @@ class Size:
     coarse_cells: int
 
 
-FULL = Size(5, 3, 2500, 200, 2**23, 60, 360, 30, 4096)
+FULL = Size(4, 3, 2500, 200, 2**23, 60, 360, 30, 4096)
 QUICK = Size(2, 1, 500, 30, 2**17, 12, 45, 5, 64)
 
 
@@ -75,13 +75,16 @@ def bench(quick: bool, emulator: str, host: Path | None, out: Path) -> dict[str,
                         for name, job in _jobs(size).items()}  # fmt: skip
         with programs.worker("worker2", *layouts[1]) as worker, programs.model("model2", *layouts[1]) as model:
             measured.append(_layout(programs, layouts[1], size.other_steps, model, worker))
+        growing = {} if quick else {"ranks": _ranks(programs)}
     parts, regrid, balance = (sections[name] for name in ("parts", "apply", "balance"))
     figures = [*runs.figures(measured, programs.what), *begun, *crossing, _apply(regrid), _balance(balance)]
     parts["parts"]["output"] = _output(waited, parts["parts"].pop("compression"))
     made = report.document(figures, about, {
         "about": f"{said['emulator']}, steps by {programs.what}, {time.monotonic() - began:.0f} s",
         "quick": quick, "emulator": said, "layouts": [layout.entry() for layout in measured], "hooks": calls,
-        "apply": regrid, "parts": parts, "balance": balance, "ftorch": _ftorch(),
+        "apply": regrid, "parts": parts, "balance": balance, "growth": growing | {
+            "tiles": measured[0].growth, "cells": regrid.pop("cells"), "classes": parts.pop("classes"),
+        }, "ftorch": _ftorch(),
     })  # fmt: skip
     report.write(out / "report.json", made)
     page.write(out, made)
@@ -103,6 +106,16 @@ def _layout(
 ) -> runs.Layout:
     log.info("bench: %d steps on %d rank(s) of %d thread(s), and the U-Net alone", repeats, *layout)
     return runs.measure(programs.folder, *layout, repeats, model if programs.host else worker, worker)
+
+
+def _ranks(programs: runs.Programs) -> dict[str, Any]:
+    """How regrid and exchange grow with the ranks, on the small emulator."""
+    log.info("bench: more ranks")
+    folder = programs.folder / "small"
+    folder.mkdir()
+    with programs.worker("small", 1, 1) as worker:
+        _do(worker, "prepare", folder, {"emulator": "", "layouts": [(1, 1)], "bytes": 0})
+    return runs.ranks(programs, folder, (1, 2, 4))
 
 
 def _do(worker: Session, section: str, folder: Path, job: dict[str, Any]) -> dict[str, Any]:

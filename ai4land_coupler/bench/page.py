@@ -89,8 +89,7 @@ def _ways(axis: Any, report: dict[str, Any]) -> None:
 
 
 def _growth(axis: Any, report: dict[str, Any]) -> None:
-    series = {"classes": report["parts"]["classes"], "tiles": report["layouts"][0]["tiles"]}
-    for name, found in series.items():
+    for name, found in report["growth"].items():
         if found.get("exponent") is not None:
             axis.loglog(found["size"], found["seconds"], "o-", label=f"{name}: power {found['exponent']:.2f}")
     axis.legend()

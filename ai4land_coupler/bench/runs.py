@@ -62,6 +62,7 @@ class Layout:
     ranks: int
     threads: int
     tiles: int = 0
+    whole: float = 0.0
     years: list[Year] = field(default_factory=list)
     alone: list[float] = field(default_factory=list)
     growth: dict[str, Any] = field(default_factory=dict)
@@ -76,7 +77,7 @@ class Layout:
         return {
             "ranks": self.ranks, "threads": self.threads, "network_calls": self.tiles,
             "step_s": [year.wall for year in self.years], "stages_s": [dict(year.stages) for year in self.years],
-            "unet_alone_s": self.alone, "tiles": self.growth,
+            "unet_alone_s": self.alone, "whole_unet_s": self.whole,
         }  # fmt: skip
 
 
@@ -90,6 +91,7 @@ def measure(folder: Path, ranks: int, threads: int, repeats: int, model: Session
         worker.ask("step", FIRST_YEAR)
         worker.ask("close")
     layout.tiles = int(worker.ask("alone", config)[1])
+    layout.whole = worker.ask("whole", config)[0]
     for year in range(FIRST_YEAR + 1, FIRST_YEAR + 1 + repeats):
         wall = sum(model.ask("step", year))
         layout.years.append(Year(wall, model.stages(year)))
@@ -129,6 +131,19 @@ def figures(layouts: Sequence[Layout], what: str) -> list[Figure]:
 def _median_stages(layout: Layout) -> dict[str, float]:
     names = layout.years[0].stages
     return {name: float(np.median([year.stages[name] for year in layout.years])) for name in names}
+
+
+def ranks(programs: Programs, folder: Path, numbers: Sequence[int], steps: int = 3) -> dict[str, Any]:
+    """Seconds of regrid and exchange in a step, and how they grow with the ranks."""
+    costs = []
+    for number in numbers:
+        with programs.worker(f"ranks{number}", number, 1) as worker:
+            worker.ask("open", folder / "ranks1.yaml", folder / "globe.bin")
+            for year in range(FIRST_YEAR, FIRST_YEAR + 1 + steps):
+                worker.ask("step", year)
+            stages = [worker.stages(year) for year in range(FIRST_YEAR + 1, FIRST_YEAR + 1 + steps)]
+        costs.append(float(np.median([stage["regrid"] + stage["exchange"] for stage in stages])))
+    return {"size": list(numbers), "seconds": costs, "exponent": exponent(numbers, costs)}
 
 
 def start(folder: Path, model: Session) -> tuple[list[Figure], list[float]]:

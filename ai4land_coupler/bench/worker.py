@@ -3,21 +3,23 @@
 usage: mpirun -n N python -m ai4land_coupler.bench.worker, then commands on standard input:
 
     open CONFIG GRID, step YEAR, peak, close, quit    as examples/bench_host/bench_host.f90
-    alone CONFIG [COUNT]          -> seconds of rank 0's U-Net by itself on the (first) tiles of the steps, and how many
+    alone CONFIG [COUNT]    what the steps run of the U-Net, by itself on their (first) tiles
+                                        -> seconds on rank 0, how many
+    whole CONFIG            the same of the U-Net with the first layer, which steps take apart
     do SECTION JOB OUT                                 runs a section in this process; OUT gets its answer as JSON
 """
 
 import importlib
 import json
+import math
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn.modules.module import register_module_forward_pre_hook
 
 from ai4land_coupler.bench.hostfile import HostCells
 from ai4land_coupler.comm import MPI
@@ -29,22 +31,31 @@ from ai4land_coupler.inference import choose_precision
 from ai4land_coupler.unet import UNet
 
 IDLE = 0.002
+"""Seconds between two looks of a rank that waits for a command."""
+
+Given = tuple[tuple[int, ...], torch.dtype]
 
 
 class Player:
-    """What the commands act on. shapes: of every input the network was given since `open`, until `close`."""
+    """What the commands act on. given: shape and type of all that the network was given in the last step."""
 
     def __init__(self) -> None:
         self.comm = MPI.COMM_WORLD
         self._land: Component | None = None
         self._cells: HostCells | None = None
         self._network: tuple[str, UNet] | None = None
-        self.shapes: list[tuple[int, ...]] = []
-        register_module_forward_pre_hook(self._seen)
+        self.given: list[Given] = []
 
-    def _seen(self, module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        if isinstance(module, UNet) and self._land is not None:
-            self.shapes.append(tuple(args[0].shape))
+    def watch(self) -> None:
+        """Note from now on what the network is given within steps."""
+        after_stem = UNet.after_stem
+
+        def noting(net: UNet, x: torch.Tensor, prior: torch.Tensor | None = None) -> torch.Tensor:
+            if self._land is not None:
+                self.given.append((tuple(x.shape), x.dtype))
+            return after_stem(net, x, prior)
+
+        setattr(UNet, "after_stem", noting)  # noqa: B010
 
     def open(self, config: str, grid: str) -> list[float]:
         """Seconds of init and set_grid."""
@@ -59,7 +70,7 @@ class Player:
     def step(self, year: str) -> list[float]:
         """Seconds of puts, step and gets."""
         land, cells = self._opened()
-        self.shapes.clear()
+        self.given.clear()
         self.comm.Barrier()
         times = [time.perf_counter()]
         for name, values in zip(cells.names, cells.state, strict=True):
@@ -72,26 +83,48 @@ class Player:
         return self._slowest([*times, time.perf_counter()])
 
     def alone(self, config: str, count: str = "") -> list[float]:
-        """Seconds of the network alone, in float32 or bfloat16 and with as many threads as the run has."""
+        """Seconds of the network after its first layer, and on how many inputs."""
+        given = self.given[: int(count)] if count else self.given
+        inputs = [(shape, dtype, True) for shape, dtype in given]
+        return self._run(config, inputs, lambda net, x, prior: net.after_stem(x, prior))
+
+    def whole(self, config: str) -> list[float]:
+        """Seconds of the whole network, and on how many inputs."""
+        channels = Emulator.load(Config.load(config).emulator).unet.inputs
+        inputs = [
+            ((b, channels, 2 * rows, 2 * columns), torch.float32, False) for (b, _, rows, columns), _ in self.given
+        ]
+        return self._run(config, inputs, lambda net, x, prior: net(x))
+
+    def _run(
+        self,
+        config: str,
+        inputs: Sequence[tuple[tuple[int, ...], torch.dtype, bool]],
+        call: Callable[[UNet, torch.Tensor, torch.Tensor | None], torch.Tensor],
+    ) -> list[float]:
+        """Plain PyTorch with the best settings: channels-last, no gradients, the run's precision and threads."""
+        if not inputs:
+            raise UsageError("bench: the steps have not called UNet.after_stem, so the network's tiles are not known")
         asked = Config.load(config)
-        if not self.shapes:
-            raise UsageError("bench: the steps have not called the U-Net as a module, so its tiles are not known")
         if self._network is None or self._network[0] != config:
             network = Emulator.load(asked.emulator).network("cpu", choose_precision(asked.precision))
             self._network = config, network
+        net, took = self._network[1], 0.0
         torch.set_num_threads(asked.workers.threads)
-        shapes = self.shapes[: int(count)] if count else self.shapes
-        pool = torch.rand(max(int(np.prod(shape)) for shape in shapes), generator=torch.Generator().manual_seed(1))
+        pool = torch.rand(max(math.prod(shape) for shape, _, _ in inputs), generator=torch.Generator().manual_seed(1))
+        pools = {dtype: pool.to(dtype) for _, dtype, _ in inputs}
         self.comm.Barrier()
-        took = 0.0
         with torch.inference_mode():
-            for batch, channels, rows, columns in shapes:
-                part = pool[: batch * channels * rows * columns].view(batch, rows, columns, channels)
+            for (batch, channels, rows, columns), dtype, halved in inputs:
+                part = pools[dtype][: batch * channels * rows * columns].view(batch, rows, columns, channels)
+                prior = None
+                if net.config.prior and halved:
+                    prior = torch.zeros(batch, net.config.classes, 2 * rows, 2 * columns)
                 began = time.perf_counter()
-                self._network[1](part.permute(0, 3, 1, 2))
+                call(net, part.permute(0, 3, 1, 2), prior)
                 took += time.perf_counter() - began
         self.comm.Barrier()
-        return [took, float(len(shapes))]
+        return [took, float(len(inputs))]
 
     def peak(self) -> list[float]:
         """Largest resident memory of a rank, bytes."""
@@ -134,6 +167,7 @@ def _next(comm: MPI.Intracomm) -> str:
 
 def main() -> None:
     player = Player()
+    player.watch()
     while words := _next(player.comm).split():
         if words[0] == "quit":
             break
