@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ai4land_coupler import kernel
 from ai4land_coupler.comm import Communicator
 from ai4land_coupler.config import RegridConfig
 from ai4land_coupler.emulator import Emulator
@@ -34,18 +35,21 @@ class TileSums:
     """
 
     hosts: Index
-    cell: Index
-    host: Index
+    cell: NDArray[np.int32]
+    host: NDArray[np.int32]
     area: Float
 
     @classmethod
     def of(cls, overlap: Overlap, cells: Index, hosts: Index) -> "TileSums":
         """From overlaps of fine cells (rows) with host cells (columns), and what both are counted as."""
         met = np.bincount(overlap.col, minlength=overlap.n_col) > 0
-        return cls(hosts[met], cells[overlap.row], (np.cumsum(met) - 1)[overlap.col], overlap.area)
+        host = (np.cumsum(met, dtype=np.int32) - np.int32(1))[overlap.col]
+        return cls(hosts[met], cells[overlap.row].astype(np.int32), host, overlap.area)
 
     def __call__(self, fractions: Float) -> Float:
         """Add fractions times overlap area, m2, in ascending order of fine cell."""
+        if kernel.ready():
+            return kernel.gather(self.cell, self.host, self.area, np.ascontiguousarray(fractions), self.hosts.size)
         sums = [
             np.bincount(self.host, weights=of_class[self.cell] * self.area, minlength=self.hosts.size)
             for of_class in fractions

@@ -146,10 +146,11 @@ def sum_areas(comm: Communicator, *areas: NDArray[np.float64]) -> list[NDArray[n
 
 
 def _words(areas: NDArray[np.float64]) -> Index:
-    units = np.ldexp(areas, _WHOLE)
-    upper = np.rint(units)
-    lower = np.rint(np.ldexp(units - upper, _PART))
-    return np.stack([upper, lower]).astype(np.int64).sum(axis=2)
+    upper = np.rint(units := areas * 2.0**_WHOLE)
+    units -= upper
+    units *= 2.0**_PART
+    lower = np.rint(units, out=units)
+    return np.stack([word.astype(np.int64).sum(axis=1) for word in (upper, lower)])
 
 
 def hash_all(comm: Communicator, digests: NDArray[np.uint8]) -> str:

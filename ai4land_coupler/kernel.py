@@ -9,10 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 2
+VERSION = 3
 """Of the interface in kernel.h; what was built of another one is not used."""
 
-_C_TYPES = {"int64": "int64_t *", "float64": "double *", "float32": "float *", "uint8": "unsigned char *"}
+LANES = 256
+"""Of `mix`."""
+
+_C_TYPES = {
+    "f8": "double *", "f4": "float *", "i8": "int64_t *", "i4": "int32_t *", "u8": "uint64_t *", "u1": "unsigned char *"
+}  # fmt: skip
 
 Float = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -78,6 +83,26 @@ def apply(first: Index, column: Index, weight: Float, x: Float) -> Float:
     return total
 
 
+def gather(pixel: NDArray[np.int32], host: NDArray[np.int32], area: Float, x: Float, hosts: int) -> Float:
+    """Sums (hosts, K) of area times x (K, n) over overlaps of `pixel` and `host`, each host's in the order given."""
+    total = np.zeros((hosts, len(x)))
+    parts = _pointer(pixel), _pointer(host), _pointer(area), _pointer(x), _pointer(total)
+    _lib().kernel_gather(pixel.size, *x.shape, *parts)
+    return total
+
+
+def weighted(x: Float, weight: Float) -> Float:
+    """Sums (K,) of x (K, n) times weight (n,)."""
+    total = np.empty(len(x))
+    _lib().kernel_weighted(*x.shape, _pointer(x), _pointer(weight), _pointer(total))
+    return total
+
+
+def mix(words: NDArray[np.uint64], lanes: NDArray[np.uint64]) -> None:
+    """Mix words (n,) into lanes (LANES,)."""
+    _lib().kernel_mix(words.size, _pointer(words), _pointer(lanes))
+
+
 def window(
     block: Index, side: int, start: tuple[int, int], far: NDArray[np.float32], of_row: Index, of_column: Index
 ) -> NDArray[np.float32]:
@@ -106,7 +131,7 @@ def _pointer(array: NDArray) -> Any:
     """A pointer to contiguous values of a type the kernel knows; TypeError for others."""
     if not array.flags.c_contiguous:
         raise TypeError("contiguous values are expected")
-    return _ffi().cast(_C_TYPES[array.dtype.name], array.ctypes.data)
+    return _ffi().cast(_C_TYPES[array.dtype.str[1:]], array.ctypes.data)
 
 
 def _refuse_no_memory(failed: int) -> None:

@@ -68,7 +68,7 @@ class Stem:
     def _of_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float32]:
         """What coarse cells add (ny, nx, width): their 2 x 2 fine cells are alike. Class after class, in float32."""
         statics, classes = self._network.static_width, len(totals)
-        weight = self._network.stem.weight[:, statics : statics + classes].float().sum(dim=(2, 3)).numpy()
+        weight = self._network.stem.weight[:, statics : statics + classes].float().sum(dim=(2, 3)).cpu().numpy()
         root = np.sqrt(totals.astype(np.float32))
         out = root[0][:, :, None] * weight[:, 0]
         for k in range(1, classes):

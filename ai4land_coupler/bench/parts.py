@@ -92,13 +92,14 @@ def _problem(
 
 
 def aggregation(cells: int, classes: int, rates: dict[str, float], repeats: int) -> dict[str, Any]:
-    """Sums of a tile's fractions by host cell. Bound: fractions, areas and two indices read once."""
+    """Sums of a tile's fractions by host cell. Bound: fractions, areas and two short indices read once."""
     host = np.sort(np.random.default_rng(1).integers(0, max(cells // 400, 1), cells))
     hosts = np.unique(host)
-    sums = TileSums(hosts, np.arange(cells), np.searchsorted(hosts, host), np.ones(cells))
+    places = np.arange(cells, dtype=np.int32), np.searchsorted(hosts, host).astype(np.int32)
+    sums = TileSums(hosts, *places, np.ones(cells))
     fractions = np.full((classes, cells), 1.0 / classes)
     seconds = alternate({"once": lambda: sums(fractions)}, repeats)["once"]
-    return _part(seconds, cells * 8 * (classes + 3) / rates["bytes_a_second"], 2.0 * cells * classes / rates["flops"])
+    return _part(seconds, cells * 8 * (classes + 2) / rates["bytes_a_second"], 2.0 * cells * classes / rates["flops"])
 
 
 def exchange(cells: int, classes: int, rates: dict[str, float], repeats: int) -> dict[str, Any]:

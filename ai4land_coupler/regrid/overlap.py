@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ai4land_coupler import kernel
 from ai4land_coupler.errors import RegridError
 
 Triplets = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
@@ -90,11 +91,20 @@ class Overlap:
         position = np.repeat(first + _SLOTS - start, left) + np.arange(left.sum())
         return self.row[first[left > 0]], start[left > 0], position
 
+    @cached_property
+    def _first(self) -> NDArray[np.int64]:
+        """Where the entries of each row begin, (n_row + 1,)."""
+        first = np.zeros(self.n_row + 1, np.int64)
+        np.cumsum(np.bincount(self.row, minlength=self.n_row), out=first[1:])
+        return first
+
     def apply(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """Sum of area times x over each row: x (K, n_col) -> (K, n_row), float64, in units of x times m2."""
         x = np.asarray(x, dtype=np.float64)
         if x.ndim != 2 or x.shape[1] != self.n_col:
             raise RegridError(f"expected fields of shape (K, {self.n_col}), got {x.shape}")
+        if kernel.ready():
+            return kernel.apply(self._first, self.col, self.area, np.ascontiguousarray(x))
         y = np.zeros((x.shape[0], self.n_row))
         long_rows, start, position = self._rest
         col, area = self.col[position], self.area[position]

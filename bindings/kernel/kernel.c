@@ -441,16 +441,25 @@ int kernel_quota(int64_t cells, int64_t classes, const int64_t *first, const dou
 
 #define FIELDS 8 /* summed at a time */
 
+#define ROWS 32 /* held back, to be written class by class */
+
 WIDE static void apply_some(int64_t rows, const int64_t *restrict first, const int64_t *restrict column,
                             const double *restrict weight, const double *restrict x, int64_t fields, double *restrict sum)
 {
-    for (int64_t r = 0; r < rows; r++) {
-        double total[FIELDS] = {0};
-        for (int64_t i = first[r]; i < first[r + 1]; i++) {
-            const double *of = x + column[i] * FIELDS, w = weight[i];
-            for (int f = 0; f < FIELDS; f++) total[f] += w * of[f];
+    double held[ROWS][FIELDS];
+    for (int64_t start = 0; start < rows; start += ROWS) {
+        const int64_t some = rows - start < ROWS ? rows - start : ROWS;
+        int64_t i = first[start];
+        for (int64_t r = 0; r < some; r++) {
+            double total[FIELDS] = {0};
+            for (const int64_t end = first[start + r + 1]; i < end; i++) {
+                const double *of = x + column[i] * FIELDS, w = weight[i];
+                for (int f = 0; f < FIELDS; f++) total[f] += w * of[f];
+            }
+            for (int f = 0; f < FIELDS; f++) held[r][f] = total[f];
         }
-        for (int64_t f = 0; f < fields; f++) sum[f * rows + r] = total[f];
+        for (int64_t f = 0; f < fields; f++)
+            for (int64_t r = 0; r < some; r++) sum[f * rows + start + r] = held[r][f];
     }
 }
 
@@ -467,6 +476,49 @@ int kernel_apply(int64_t rows, int64_t columns, int64_t fields, const int64_t *f
     }
     free(together);
     return 0;
+}
+
+void kernel_gather(int64_t count, int64_t classes, int64_t n, const int32_t *pixel, const int32_t *host,
+                   const double *area, const double *x, double *sum)
+{
+    for (int64_t k = 0; k < classes; k++) {
+        const double *of = x + k * n;
+        for (int64_t i = 0; i < count;) {
+            const int32_t into = host[i];
+            double total = sum[into * classes + k];
+            for (; i < count && host[i] == into; i++) total += of[pixel[i]] * area[i];
+            sum[into * classes + k] = total;
+        }
+    }
+}
+
+WIDE static double dot_wide(const double *restrict a, const double *restrict b, int64_t n)
+{
+    double lane[16] = {0}, rest = 0.0;
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        for (int l = 0; l < 16; l++) lane[l] += a[i + l] * b[i + l];
+    for (; i < n; i++) rest += a[i] * b[i];
+    for (int half = 8; half; half /= 2)
+        for (int l = 0; l < half; l++) lane[l] += lane[l + half];
+    return lane[0] + rest;
+}
+
+void kernel_weighted(int64_t classes, int64_t n, const double *x, const double *weight, double *total)
+{
+    for (int64_t k = 0; k < classes; k++) total[k] = dot_wide(x + k * n, weight, n);
+}
+
+/* Each step is one to one in the lane and in the word: a word that differs changes its lane. */
+void kernel_mix(int64_t n, const uint64_t *restrict word, uint64_t *restrict lanes)
+{
+    for (int64_t i = 0; i < n; i += KERNEL_LANES) {
+        const int64_t some = n - i < KERNEL_LANES ? n - i : KERNEL_LANES;
+        for (int64_t l = 0; l < some; l++) {
+            uint64_t x = lanes[l] ^ word[i + l];
+            lanes[l] = (x << 29 | x >> 35) * UINT64_C(0x9E3779B97F4A7C15);
+        }
+    }
 }
 
 /* The bits of a float16 that is no subnormal, moved to where float32 has them. */

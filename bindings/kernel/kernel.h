@@ -6,7 +6,7 @@
 #define AI4LAND_KERNEL_H
 #include <stdint.h>
 
-#define KERNEL_VERSION 2 /* of this interface; a build of another one is not used */
+#define KERNEL_VERSION 3 /* of this interface; a build of another one is not used */
 
 /* Fractions closest to softmax(z) that meet the totals f [cells][classes] of every coarse cell. Cell c has the pixels
    first[c] .. first[c + 1] of land, with areas area[i] > 0. The logit of class k is z[at[i] + k * step], the fraction is
@@ -26,6 +26,18 @@ int kernel_quota(int64_t cells, int64_t classes, const int64_t *first, const dou
    first[r] to first[r + 1], which are added one after another. 0, or -1 without memory. */
 int kernel_apply(int64_t rows, int64_t columns, int64_t fields, const int64_t *first, const int64_t *column,
                  const double *weight, const double *x, double *sum);
+
+/* sum [hosts][classes] of area times fraction x [classes][n] over `count` overlaps of pixel[i] and host[i], in order. */
+void kernel_gather(int64_t count, int64_t classes, int64_t n, const int32_t *pixel, const int32_t *host,
+                   const double *area, const double *x, double *sum);
+
+/* total [classes] of x [classes][n] times weight [n], each in sixteen lanes. */
+void kernel_weighted(int64_t classes, int64_t n, const double *x, const double *weight, double *total);
+
+#define KERNEL_LANES 256
+
+/* lanes [KERNEL_LANES] further mixed with n words, word i into lane i modulo KERNEL_LANES. */
+void kernel_mix(int64_t n, const uint64_t *word, uint64_t *lanes);
 
 /* out [rows][columns][width] = near + far. near: float16 without subnormals in square blocks [side][side][width], block[b]
    their addresses, `across` of them in a row; the window begins row0, column0 inside the first. far

@@ -12,6 +12,8 @@ from test_constraint import batch
 from ai4land_coupler import constraint, doctor, kernel
 from ai4land_coupler.change import close_change, quota_change
 from ai4land_coupler.constraint import close, quota
+from ai4land_coupler.domain import TileSums
+from ai4land_coupler.year import mark, weighted_sums
 
 pytestmark = pytest.mark.skipif(not kernel.ready(), reason="the kernel is not built: pip install -e .")
 ALIKE = 1e-10  # fractions of kernel and numpy: both miss their totals by up to 1e-13 of the land
@@ -122,6 +124,32 @@ def test_sums_by_hand_and_in_order():
     expected = np.arange(1.0, 11.0)[:, None] * np.array([32.0, 0.0, 0.0])
     expected[:, 2] = [(v * 10 * 1e16 + v) - v * 10 * 1e16 for v in range(1, 11)]
     assert np.array_equal(kernel.apply(first, column, weight, x), expected)
+
+
+def test_sums_over_overlaps_and_areas(by_numpy):
+    """A pixel in two hosts, a host met twice; 37 pixels, which leave some over sixteen lanes."""
+    x = np.random.default_rng(4).random((3, 37))
+    pixel, host = np.array([0, 0, 1, 36, 5], np.int32), np.array([0, 1, 1, 1, 0], np.int32)
+    sums = TileSums(np.array([7, 9]), pixel, host, np.array([1.0, 2.0, 4.0, 8.0, 16.0]))
+    expected = [x[:, 0] + 16 * x[:, 5], 2 * x[:, 0] + 4 * x[:, 1] + 8 * x[:, 36]]
+    np.testing.assert_allclose(sums(x), expected, rtol=1e-15)
+    assert np.array_equal(sums(x), by_numpy(sums, x))
+    weight = np.linspace(1.0, 2.0, 37)
+    np.testing.assert_allclose(weighted_sums(x, weight), by_numpy(weighted_sums, x, weight), rtol=1e-14)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**31), n=st.integers(1, 700))
+def test_marks_are_numpys_and_show_any_word_that_differs(seed, n):
+    words = np.random.default_rng(seed).integers(0, 2**64, n, np.uint64)
+    other = words.copy()
+    other[seed % n] ^= np.uint64(1) << np.uint64(seed % 64)
+    with pytest.MonkeyPatch.context() as without:
+        marks = mark(words), mark(other)
+        without.setattr(kernel, "_module", None)
+        assert np.array_equal(mark(words), marks[0])
+    assert (marks[0] != marks[1]).sum() == 1
+    assert not np.array_equal(mark(words), mark(words[::-1].copy())) or np.array_equal(words, words[::-1])
 
 
 def test_no_memory_is_an_error():
