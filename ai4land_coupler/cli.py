@@ -193,11 +193,12 @@ def bench(
         Path | None, typer.Option(help="Fortran host that `make bench` builds; steps from Python where left out.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of report.json and index.html.")] = Path("output/bench"),
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps measured on one rank; 3 where left out.")] = None,
 ) -> None:
     """Measure what a step costs beside the bare U-Net on this machine, as ratios taken in turn in one run."""
     from ai4land_coupler.bench import command
 
-    command.bench(quick, emulator, host, out)
+    command.bench(quick, emulator, host, out, steps)
 
 
 @app.command()

@@ -9,22 +9,26 @@ import os
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ai4land_coupler import console
 from ai4land_coupler.bench import hooks, page, report, runs
-from ai4land_coupler.bench.figures import Figure
+from ai4land_coupler.bench.figures import BARS, Figure
 from ai4land_coupler.bench.session import Session
-from ai4land_coupler.errors import UsageError
+from ai4land_coupler.errors import CouplerError, UsageError
 from ai4land_coupler.selfcheck import STARTED_BY, find_launcher
 
 log = logging.getLogger("ai4land_coupler")
 
+T = TypeVar("T")
+
 FTORCH = 4.0
+"""Times that ours should be faster than the same U-Net through FTorch."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +47,16 @@ class Size:
     coarse_cells: int
 
 
-FULL = Size(4, 3, 2500, 200, 2**23, 60, 360, 30, 4096)
+FULL = Size(3, 2, 2500, 200, 2**23, 60, 360, 30, 4096)
 QUICK = Size(2, 1, 500, 30, 2**17, 12, 45, 5, 64)
 
 
-def bench(quick: bool, emulator: str, host: Path | None, out: Path) -> dict[str, Any]:
+def bench(quick: bool, emulator: str, host: Path | None, out: Path, steps: int | None = None) -> dict[str, Any]:
     """Measure, write report.json and a page into `out`, print the table and return the report.
 
     quick: a small made-up emulator in place of `emulator`, and few repeats; only to see that everything runs. host: the
-    Fortran host, or None. Raises UsageError under mpirun, MPIError where a program fails, OutputError.
+    Fortran host, or None; steps: how many are measured on one rank, one less on two.
+    Raises UsageError under mpirun, MPIError where a program fails, OutputError.
     """
     console.show_log(0)
     if set(STARTED_BY) & set(os.environ):
@@ -60,31 +65,20 @@ def bench(quick: bool, emulator: str, host: Path | None, out: Path) -> dict[str,
         raise UsageError(f"--host {host}: expected a program; `make bench` builds one")
     about, began = report.machine(), time.monotonic()
     size, cores = QUICK if quick else FULL, about["cores"]
+    if steps is not None:
+        size = replace(size, steps=steps, other_steps=max(steps - 1, 1))
     layouts = [(1, 1), (2, 1)] if quick else [(1, cores), (2, max(cores // 2, 1))]
     with tempfile.TemporaryDirectory(prefix="ai4land_bench_") as room:
         programs = runs.Programs(find_launcher(), sys.executable, host and host.resolve(), Path(room))
-        job = {"emulator": "" if quick else emulator, "layouts": layouts, "bytes": size.large_bytes}
-        with programs.worker("worker1", *layouts[0]) as worker, programs.model("model1", *layouts[0]) as model:
-            said = _do(worker, "prepare", programs.folder, job)
-            log.info("bench: start and output")
-            begun, waited = runs.start(programs.folder, model)
-            measured = [_layout(programs, layouts[0], size.steps, model, worker)]
-            log.info("bench: hooks")
-            crossing, calls = hooks.measure(programs, model, size.empty_calls, size.large_calls, size.large_bytes)
-            sections = {name: _do(worker, name, programs.folder, {**job, "emulator": said["path"]})
-                        for name, job in _jobs(size).items()}  # fmt: skip
-        with programs.worker("worker2", *layouts[1]) as worker, programs.model("model2", *layouts[1]) as model:
-            measured.append(_layout(programs, layouts[1], size.other_steps, model, worker))
-        growing = {} if quick else {"ranks": _ranks(programs)}
-    parts, regrid, balance = (sections[name] for name in ("parts", "apply", "balance"))
-    figures = [*runs.figures(measured, programs.what), *begun, *crossing, _apply(regrid), _balance(balance)]
-    parts["parts"]["output"] = _output(waited, parts["parts"].pop("compression"))
-    made = report.document(figures, about, {
+        found = _measure(programs, size, layouts, "" if quick else emulator)
+        if not quick:
+            found.growth["ranks"] = found.attempt((), lambda: _ranks(programs)) or {}
+    said = found.emulator
+    made = report.document(found.all_figures(), about, {
         "about": f"{said['emulator']}, steps by {programs.what}, {time.monotonic() - began:.0f} s",
-        "quick": quick, "emulator": said, "layouts": [layout.entry() for layout in measured], "hooks": calls,
-        "apply": regrid, "parts": parts, "balance": balance, "growth": growing | {
-            "tiles": measured[0].growth, "cells": regrid.pop("cells"), "classes": parts.pop("classes"),
-        }, "ftorch": _ftorch(),
+        "quick": quick, "emulator": said, "layouts": [layout.entry() for layout in found.layouts],
+        "hooks": found.hooks, **found.sections, "growth": found.growth, "failures": found.failures,
+        "ftorch": _ftorch(),
     })  # fmt: skip
     report.write(out / "report.json", made)
     page.write(out, made)
@@ -92,20 +86,87 @@ def bench(quick: bool, emulator: str, host: Path | None, out: Path) -> dict[str,
     return made
 
 
-def _jobs(size: Size) -> dict[str, dict[str, Any]]:
-    """The sections that need no model, and what each is given."""
-    return {
-        "parts": {"cells": size.coarse_cells, "repeats": 5},
-        "apply": {"n": size.sphere, "nlat": size.rows, "classes": 8, "repeats": size.applies},
-        "balance": {"workers": 1024},
-    }
+@dataclass
+class Found:
+    """What was measured so far. failures: what could not be, and why; the rest is measured all the same."""
+
+    emulator: dict[str, Any] = field(default_factory=dict)
+    figures: list[Figure] = field(default_factory=list)
+    layouts: list[runs.Layout] = field(default_factory=list)
+    hooks: dict[str, Any] = field(default_factory=dict)
+    sections: dict[str, Any] = field(default_factory=dict)
+    growth: dict[str, Any] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def attempt(self, names: Sequence[str], function: Callable[[], T]) -> T | None:
+        """What a function gives; where it cannot, the figures `names` have its error as the reason."""
+        try:
+            return function()
+        except CouplerError as error:
+            log.warning("bench: not measured: %s: %s", ", ".join(names) or "growth", error)
+            self.failures |= dict.fromkeys(names or ("growth",), str(error))
+            return None
+
+    def all_figures(self) -> list[Figure]:
+        """Every figure once, those that are missing with the reason."""
+        there = {figure.name for figure in self.figures}
+        missing = [Figure(name, why=self.failures.get(name, "not tried")) for name in BARS if name not in there]
+        return [*self.figures, *missing]
+
+
+def _measure(programs: runs.Programs, size: Size, layouts: list[tuple[int, int]], emulator: str) -> Found:
+    """Everything, one after another."""
+    found, folder = Found(), programs.folder
+    job = {"emulator": emulator, "layouts": layouts, "bytes": size.large_bytes}
+    waited: list[float] = []
+    with programs.worker("worker1", *layouts[0]) as worker, programs.model("model1", *layouts[0]) as model:
+        found.emulator = said = _do(worker, "prepare", folder, job)
+        log.info("bench: start and output")
+        if begun := found.attempt(("first_step_s", "peak_gb"), lambda: runs.start(folder, model)):
+            found.figures += begun[0]
+            waited = begun[1]
+        _layout(found, programs, layouts[0], size.steps, model, worker)
+        log.info("bench: hooks")
+        calls = size.empty_calls, size.large_calls, size.large_bytes
+        if crossed := found.attempt(hooks.NAMES, lambda: hooks.measure(programs, model, *calls)):
+            found.figures += crossed[0]
+            found.hooks = crossed[1]
+        _sections(found, size, lambda name, job: _do(worker, name, folder, {**job, "emulator": said["path"]}))
+    with programs.worker("worker2", *layouts[1]) as worker, programs.model("model2", *layouts[1]) as model:
+        _layout(found, programs, layouts[1], size.other_steps, model, worker)
+    if found.layouts:
+        found.figures += runs.figures(found.layouts, programs.what)
+        found.growth["tiles"] = found.layouts[0].growth
+    if waited and "parts" in found.sections:
+        parts = found.sections["parts"]["parts"]
+        parts["output"] = _output(waited, parts.pop("compression"))
+    return found
+
+
+def _sections(found: Found, size: Size, do: Callable[[str, dict[str, Any]], dict[str, Any]]) -> None:
+    """What needs no model."""
+    if made := found.attempt((), lambda: do("parts", {"cells": size.coarse_cells, "repeats": 5})):
+        found.growth["classes"] = made.pop("classes")
+        found.sections["parts"] = made
+    job = {"n": size.sphere, "nlat": size.rows, "classes": 8, "repeats": size.applies}
+    if regrid := found.attempt(("apply_ratio",), lambda: do("apply", job)):
+        found.growth["cells"] = regrid.pop("cells")
+        found.sections["apply"] = regrid
+        found.figures.append(_apply(regrid))
+    if balance := found.attempt(("balance_1024",), lambda: do("balance", {"workers": 1024})):
+        found.sections["balance"] = balance
+        found.figures.append(Figure("balance_1024", (balance["largest"] / balance["mean"],), "max", detail=balance))
 
 
 def _layout(
-    programs: runs.Programs, layout: tuple[int, int], repeats: int, model: Session, worker: Session
-) -> runs.Layout:
+    found: Found, programs: runs.Programs, layout: tuple[int, int], repeats: int, model: Session, worker: Session
+) -> None:
+    """Steps and the U-Net alone; without those on one rank there are no figures of steps."""
     log.info("bench: %d steps on %d rank(s) of %d thread(s), and the U-Net alone", repeats, *layout)
-    return runs.measure(programs.folder, *layout, repeats, model if programs.host else worker, worker)
+    stepping, folder = model if programs.host else worker, programs.folder
+    names = runs.NAMES if layout[0] == 1 else ()
+    if made := found.attempt(names, lambda: runs.measure(folder, *layout, repeats, stepping, worker)):
+        found.layouts.append(made)
 
 
 def _ranks(programs: runs.Programs) -> dict[str, Any]:
@@ -138,10 +199,6 @@ def _apply(found: dict[str, Any]) -> Figure:
             medians = {name: 1e3 * float(np.median(took)) for name, took in seconds.items()}
             return Figure("apply_ratio", tuple(raw), detail={"against": best, "median_ms": medians, **found["why"]})
     return Figure("apply_ratio", why="; ".join(found["why"].values()))
-
-
-def _balance(found: dict[str, Any]) -> Figure:
-    return Figure("balance_1024", (found["largest"] / found["mean"],), "max", detail=found)
 
 
 def _output(waited: list[float], packing: dict[str, Any]) -> dict[str, Any]:

@@ -14,15 +14,15 @@ COLUMNS = ("put", "memcpy_of_put", "get", "memcpy_of_get", "size", "clock")
 WARM = 0.1
 """Share of the calls that go before and are not counted."""
 KEPT = 2000
+NAMES = ("hook_us_median", "hook_us_p99", "put_get_ratio")
 
 
 def measure(
     programs: Programs, model: Session, empty: int, large: int, bytes_each: int
 ) -> tuple[list[Figure], dict[str, Any]]:
     """Rows of the report, and a summary a hook: `empty` calls without values, `large` calls with `bytes_each`."""
-    names = ("hook_us_median", "hook_us_p99", "put_get_ratio")
     if programs.host is None:
-        return [Figure(name, why=NO_HOST) for name in names], {"why": NO_HOST}
+        return [Figure(name, why=NO_HOST) for name in NAMES], {"why": NO_HOST}
     folder, found = programs.folder, {}
     for name, calls in (("empty", empty), ("crowd", large)):
         model.ask("open", folder / "ranks1.yaml", folder / f"{name}.bin")

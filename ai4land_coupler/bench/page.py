@@ -50,8 +50,10 @@ def _plots(report: dict[str, Any]) -> str:
     figure = Figure(figsize=(11, 8.5), layout="constrained")
     axes = figure.subplots(2, 2)
     _bars(axes[0, 0], report)
-    _stages(axes[0, 1], report)
-    _ways(axes[1, 0], report)
+    if report["layouts"]:
+        _stages(axes[0, 1], report)
+    if "apply" in report:
+        _ways(axes[1, 0], report)
     _growth(axes[1, 1], report)
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=110)
@@ -90,7 +92,7 @@ def _ways(axis: Any, report: dict[str, Any]) -> None:
 
 def _growth(axis: Any, report: dict[str, Any]) -> None:
     for name, found in report["growth"].items():
-        if found.get("exponent") is not None:
+        if found and found.get("exponent") is not None:
             axis.loglog(found["size"], found["seconds"], "o-", label=f"{name}: power {found['exponent']:.2f}")
     axis.legend()
     axis.set(title="cost as it grows", xlabel="number", ylabel="seconds")

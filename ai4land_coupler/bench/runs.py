@@ -12,6 +12,8 @@ from ai4land_coupler.bench.session import Session
 
 FIRST_YEAR = 2001
 STEPS_OF_START = 3
+NAMES = ("step_overhead", "outside_unet_s", "in_situ_ratio", "constraint_share", "global_year_s")
+"""Figures that follow from the runs."""
 WORKER = ("-m", "ai4land_coupler.bench.worker")
 INSIDE = ("features", "unet", "constraint", "output")
 """Stages of a step that are no overhead: what a U-Net with closed totals needs in any program."""
@@ -110,8 +112,10 @@ def _growth(worker: Session, config: Path, tiles: int) -> dict[str, Any]:
 
 
 def figures(layouts: Sequence[Layout], what: str) -> list[Figure]:
-    """The rows of the report that follow from the runs."""
-    one = next(layout for layout in layouts if layout.ranks == 1)
+    """The rows of the report that follow from the runs, the one on one rank first; none where that is missing."""
+    if layouts[0].ranks != 1:
+        return []
+    one = layouts[0]
     years, alone = one.years, one.alone
     in_situ = {layout.ranks: ratios(layout.unet, layout.alone) for layout in layouts}
     worst = max(in_situ, key=lambda ranks: float(np.median(in_situ[ranks])))
