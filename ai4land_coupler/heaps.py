@@ -1,7 +1,7 @@
 """A look at the one part of an HDF5 file in which the library reads for ever when it is damaged.
 
-netCDF-4 keeps its lists of dimensions in global heaps, which have no checksum. An entry of length 0 that is marked as
-free makes HDF5 2.0 and earlier stay where it is.
+netCDF-4 keeps its lists of dimensions and its texts in global heaps, which have no checksum. An entry of length 0 that
+is marked as free makes HDF5 2.2 and earlier stay where it is; one whose length wraps around 64 bits sends it back.
 """
 
 import mmap
@@ -19,7 +19,7 @@ LARGEST = 1 << 28
 def refuse_endless(path: Path) -> None:
     """Raise OSError where HDF5 would never come back from this file, or there is none."""
     if endless(Path(path)):
-        raise OSError(f"{path} is damaged: a global heap of HDF5 has an entry without length")
+        raise OSError(f"{path} is damaged: a global heap of HDF5 has an entry that leads nowhere")
 
 
 def endless(path: Path) -> bool:
@@ -39,15 +39,15 @@ def _heaps(content: mmap.mmap) -> Iterator[int]:
 
 
 def _stuck(content: mmap.mmap, start: int) -> bool:
-    """Whether the entries of the heap do not lead to its end."""
+    """Whether an entry of the heap leads to itself, or back."""
     if start + 16 > len(content):
         return False
     end = min(start + int.from_bytes(content[start + 8 : start + 16], "little"), len(content))
     at = start + 16
     while at + _ENTRY.size <= end:
         index, _, length = _ENTRY.unpack_from(content, at)
-        step = length if index == 0 else _ENTRY.size + -(-length // 8) * 8
-        if step == 0:
+        step = (length if index == 0 else _ENTRY.size + -(-length // 8) * 8) % 2**64
+        if step == 0 or step >= 2**63:
             return True
         at += step
     return False

@@ -234,7 +234,7 @@ class Record:
         with self._opened() as file:
             part = {name: np.asarray(file[name][...]) for name in GRID}
             cells = HostGrid(part["cell_id"], part["vertex_lon"], part["vertex_lat"], part["land_fraction"])
-        same = _sha(part.values()) == self.attributes.get("grid_checksum")
+        same = _sha(part.values()) == str(self.attributes.get("grid_checksum"))
         return RecordedGrid(cells, part["rank_of_cell"], part["position"]), same
 
     def put(self, i: int) -> Put | None:
@@ -263,12 +263,12 @@ class Record:
     def intact(self, i: int) -> bool:
         """Whether call i is as it was written, to the bit."""
         made = checksum(self.calls[i], self.put(i), self.restart(i), self.refused_grid(i))
-        return bool(made == self._texts["checksum"][i])
+        return made == str(self._texts["checksum"][i])
 
     @property
     def head_intact(self) -> bool:
         """Whether configuration, provenance, ranks and legend are as they were written."""
-        return head_checksum(self.attributes, self.legend) == self.attributes.get("head_checksum")
+        return head_checksum(self.attributes, self.legend) == str(self.attributes.get("head_checksum"))
 
     def _call(self, i: int) -> Call:
         text, number = {k: str(v[i]) for k, v in self._texts.items()}, {k: int(v[i]) for k, v in self._numbers.items()}

@@ -42,8 +42,9 @@ def test_damaged_files_end_in_their_error(tmp_path: Path, seed: int, first: int,
     assert peak * 1024 < MOST
 
 
-def test_a_heap_that_never_ends_is_not_opened(tmp_path: Path) -> None:
-    """HDF5 reads for ever where the free entry of a global heap has no length; it must not get to see such a file."""
+@pytest.mark.parametrize("entry", [bytes(16), b"\xff" * 8 + (2**64 - 16).to_bytes(8, "little")], ids=["no", "back"])
+def test_a_heap_that_never_ends_is_not_opened(tmp_path: Path, entry: bytes) -> None:
+    """HDF5 reads for ever where an entry of a global heap leads to itself; it must not get to see such a file."""
     path = tmp_path / "w.nc"
     with netCDF4.Dataset(path, "w") as file:
         file.createDimension("x", 3)
@@ -52,7 +53,7 @@ def test_a_heap_that_never_ends_is_not_opened(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     start = content.index(b"GCOL")
     assert not endless(path)
-    content[start + 16 : start + 32] = bytes(16)
+    content[start + 16 : start + 32] = entry
     path.write_bytes(content)
     assert endless(path)
     with pytest.raises(RegridError, match="damaged"):

@@ -134,7 +134,8 @@ def _other_type(dims: dict, variables: dict, attributes: dict, name: str, rng: R
     notes = {key: value for key, value in notes.items() if key != "_FillValue"}
     with np.errstate(invalid="ignore"):
         made = np.full(values.shape, "many words", dtype=object) if kind == "text" else (
-            np.full(values.shape, b"x", "S1") if kind == "S1" else values.astype(kind)
+            np.full(values.shape, b"x", "S1") if kind == "S1"
+            else np.zeros(values.shape, kind) if values.dtype == object else values.astype(kind)
         )  # fmt: skip
     variables[name] = on, made, notes
     return f"type {kind} of"

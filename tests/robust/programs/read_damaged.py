@@ -25,11 +25,13 @@ import yaml
 from damage import Rng, bytes_damaged, netcdf_rewritten, yaml_rewritten
 
 from ai4land_coupler import errors, weights
+from ai4land_coupler.answer import Answer
 from ai4land_coupler.config import Config
 from ai4land_coupler.emulator import FILES, Emulator, sha256_of
 from ai4land_coupler.features import StaticFeatures
 from ai4land_coupler.gridfile import read_grid
 from ai4land_coupler.grids import HostGrid, RegularGrid
+from ai4land_coupler.recordfile import GRID, Call, Put, Record, RecordedGrid, RecordWriter
 from ai4land_coupler.regrid import Overlap, Patch, cache
 from ai4land_coupler.regrid.fileengine import FileEngine
 from ai4land_coupler.restart import Restart
@@ -69,6 +71,31 @@ def arrays(*parts: Any) -> str:
 def read_restart(path: Path) -> str:
     read = Restart.read(path, IDENTITY, False)
     return arrays(read.year, read.last, read.digest, read.state, read.ahead)
+
+
+def read_record(path: Path) -> str:
+    """What a replay reads; where a checksum fails, which that tells, an error."""
+    record = Record(path)
+    calls = range(len(record.calls))
+    sealed = record.head_intact and all(record.intact(i) for i in calls)
+    grid, same = record.grid()
+    if not (sealed and same):
+        raise errors.OutputError(f"{path}: the record was altered")
+    return arrays(record.attributes, record.legend, record.calls, *(record.restart(i) for i in calls), *vars(grid))
+
+
+def write_record(path: Path, cells: HostGrid, restart: Path) -> None:
+    """A grid that was refused, one that was taken, a restart and two steps."""
+    writer = RecordWriter(path, 2, CLASSES, "emulator: small\n", {"emulator": "small", "versions": "1 2 3"})
+    where = np.zeros(cells.size, np.int64), np.arange(cells.size)
+    writer.append(Call("set_grid", status=4, message="wrong"), grid=dict.fromkeys(GRID, cells.cell_id))
+    writer.grid(RecordedGrid(cells, *where))
+    writer.append(Call("set_grid"))
+    writer.append(Call("read_restart", arguments="r.nc"), restart=restart.read_bytes())
+    for year in (2001, 2002):
+        put = Put(np.full((len(CLASSES), cells.size), 0.25), np.ones((len(CLASSES), 2), np.uint8))
+        writer.append(Call("step", year, answer=Answer(year, "d" * 64, "c" * 64, "")), put)
+    writer.close(whole=True)
 
 
 def read_weights(path: Path) -> str:
@@ -148,8 +175,10 @@ def copy_as(good: Path, kind: str) -> Path:
 def make_kinds(folder: Path) -> dict[str, Kind]:
     """Write the good files."""
     rng = np.random.default_rng(1)
-    state = rng.random((4, 30))
+    state, regular = rng.random((4, 30)), RegularGrid(4, 8)
     Restart(2001, state, "d" * 64, 2002, state[::-1], IDENTITY, {"version": "0"}).write(folder / "restart.nc")
+    cells = HostGrid(np.arange(32) + 1, *regular.corners(np.arange(32)), np.ones(32))
+    write_record(folder / "record.nc", cells, folder / "restart.nc")
     weights.make("latlon:90", "latlon:45", "latlon", folder / "weights.nc")
     row = np.repeat(np.arange(6), 2)
     cache.store(folder / "cache.safetensors", KEY, "e", Overlap(row, np.tile([0, 4], 6), rng.random(12), 6, 5))
@@ -163,6 +192,7 @@ def make_kinds(folder: Path) -> dict[str, Kind]:
     config, emulator = (errors.ConfigError,), (errors.EmulatorError,)
     kinds = {
         "restart": Kind(folder / "restart.nc", nc, read_restart, (errors.RestartError,), sealed=True),
+        "record": Kind(folder / "record.nc", nc, read_record, (errors.OutputError,)),
         "weights": Kind(folder / "weights.nc", nc, read_weights, (errors.RegridError,)),
         "cache": Kind(folder / "cache.safetensors", raw, read_cache, (errors.RegridError,), sealed=True),
         "configuration": Kind(folder / "config.yaml", text, read_config, config),
@@ -172,7 +202,7 @@ def make_kinds(folder: Path) -> dict[str, Kind]:
         kinds[name] = Kind(folder / name, nc, read_cells, (errors.GridError,))
     kinds["states"] = Kind(folder / "states.nc", nc, read_states, (errors.BadInputError, errors.GridError))
     for name, kind in list(kinds.items()):
-        if kind.damages == nc and not kind.sealed:
+        if kind.damages == nc and not kind.sealed and name != "record":
             old = "NETCDF3_64BIT_OFFSET" if name != "weights" else "NETCDF3_64BIT_DATA"
             kinds[f"{name} classic"] = Kind(copy_as(kind.good, old), raw, kind.read, kind.errors)
     for name in FILES:
