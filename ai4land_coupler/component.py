@@ -25,7 +25,7 @@ from ai4land_coupler.publish import Publisher
 from ai4land_coupler.restart import Restart
 from ai4land_coupler.state import StateLegend, judge, refuse_missing
 from ai4land_coupler.timing import Stopwatch
-from ai4land_coupler.year import GEOMETRY, fine_geometry, host_geometry, known_grid
+from ai4land_coupler.year import GEOMETRY, YearFields, fine_geometry, host_geometry, known_grid
 from ai4land_coupler.years import Years
 
 if TYPE_CHECKING:
@@ -162,28 +162,28 @@ class Component:
         the last good year is then still served, and this one may be tried again. Where bad values are configured to
         hold last year's fields they are served, and `held` says why.
         """
-        comm = self._alive()
-        with comm.hook():
-            room = comm.together(self._room)  # while nothing has changed that a lack of memory would leave half done
-            self.advance(year, state)
-            comm.together(lambda: self._fill(room))
+        room: dict[str, NDArray[np.float64]] = {}
+        self._advance(year, state, room)
         return room
+
+    def advance(self, year: int, state: Mapping[str, ArrayLike] | None = None) -> None:
+        """What `step` does, for hosts that `get` the fields they want. Collective."""
+        self._advance(year, state, None)
 
     def _room(self) -> dict[str, NDArray[np.float64]]:
         n = self._years.domain.fine_size if self._years else 0
         return {name: np.empty(n) for name in self.emulator.legend}
 
-    def _fill(self, room: Mapping[str, NDArray[np.float64]]) -> None:
-        fields = self._gridded().served
-        for k, values in enumerate(room.values()):
-            fields.fine(k, values)
-
-    def advance(self, year: int, state: Mapping[str, ArrayLike] | None = None) -> None:
-        """What `step` does, for hosts that `get` the fields they want. Collective."""
+    def _advance(
+        self, year: int, state: Mapping[str, ArrayLike] | None, room: dict[str, NDArray[np.float64]] | None
+    ) -> None:
+        """A step, whose fine fields are left in `room` where one is given."""
         comm = self._alive()
         with comm.hook():
             with self._noted(lambda record, *end: record.step(comm, year, self._put, *end)):
                 with comm.whole():
+                    if room is not None:  # while nothing has changed that a lack of memory would leave half done
+                        room.update(self._room())
                     watch = Stopwatch()
                     self._complete(year, state or {})
                     _refuse_different_years(comm, year)
@@ -194,10 +194,15 @@ class Component:
                     if self.config.on_bad_input == "fail" or years.fields is None:
                         raise
                     refused = str(error)
+
+                def take(fields: YearFields) -> None:
+                    for k, values in enumerate((room or {}).values()):
+                        fields.fine(k, values)
+
                 if own is None:
-                    years.hold(year, refused, watch)
+                    years.hold(year, refused, watch, take)
                 else:
-                    years.advance(year, own, watch)
+                    years.advance(year, own, watch, take)
             self._put = {}
 
     def size(self, grid: str) -> int:

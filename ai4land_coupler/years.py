@@ -1,8 +1,8 @@
 """The years of a run: the one that is served, the one in the making, and how one follows the other."""
 
 import logging
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,6 +26,7 @@ from ai4land_coupler.year import YearFields, digest, host_columns, report_of
 log = logging.getLogger(__package__)
 
 Float = NDArray[np.float64]
+Take = Callable[[YearFields], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,23 +110,29 @@ class Years:
         """State (K, n) of the year whose fields are to come, if there is one."""
         return self._ahead.begun.state if self._ahead else None
 
-    def advance(self, year: int, state: Float, watch: Stopwatch) -> None:
-        """Step to a year with its state (K, n). With `lag` it is refined while the host integrates. Collective."""
+    def advance(self, year: int, state: Float, watch: Stopwatch, take: Take) -> None:
+        """Step to a year with its state (K, n). With `lag` it is refined while the host integrates. Collective.
+
+        take: is given the fields that are to be served; what it raises fails the step.
+        """
         with watch.paused():
             self.land()
-        ahead, served = None, (self.fields, self._report, self.first)
-        with self._comm.whole():
+        started: list[InTheMaking] = []
+        served = (self.fields, self._report, self.first)
+        with _given_up(started), self._comm.whole():
             begun = self._begin(year, state, watch)
             if self._lag and self.fields is not None:
-                ahead = self._prepared(begun)
+                started.append(self._prepared(begun))
+                take(self.fields)
             else:
                 served = self._published(*self._closed(begun, self._refined(begun)))
-        (self.fields, self._report, self.first), self._ahead = served, ahead
+                take(served[0])
+            _start(started)
+        (self.fields, self._report, self.first), self._ahead = served, started[0] if started else None
         self.last, self.held = year, None
-        _start(ahead)
 
-    def hold(self, year: int, why: str, watch: Stopwatch) -> None:
-        """Step to a year whose input was refused: serve the fields there are, and say so. Collective."""
+    def hold(self, year: int, why: str, watch: Stopwatch, take: Take) -> None:
+        """Step to a year whose input was refused: serve the fields there are, and say so; see `advance`. Collective."""
         with watch.paused():
             self.land()
         with self._comm.whole():
@@ -136,12 +143,13 @@ class Years:
             with watch.stage("output"):
                 self._publisher.write(self._comm, self.domain, fields, year, held=f"fields of {fields.year}: {why}")
             self._publisher.tell(self._comm, replace(report, year=year, seconds=watch.seconds, held=why), watch)
+            take(fields)
         self.last, self.held = year, why
 
     def resume(self, read: Restart | None, path: str) -> None:
         """Take up the restart that rank 0 has read: its year is served, what was in the making is made. Collective."""
-        comm, hosts, ahead = self._comm, self.domain.hosts, None
-        with comm.whole():
+        comm, hosts, started = self._comm, self.domain.hosts, list[InTheMaking]()
+        with _given_up(started), comm.whole():
             self._wait()
             year, last, made, more = comm.bcast(read and (read.year, read.last, read.digest, read.ahead is not None))
             first = None if self._change is None else hosts.scatter(comm, _or_nothing(read.first if read else None))
@@ -159,11 +167,12 @@ class Years:
             if more:
                 state = hosts.scatter(comm, _or_nothing(read.ahead if read else None))
                 maps = None if self.prior is None else self.prior.maps(fields.tiles)
-                ahead = self._prepared(self._begin(last, state, Stopwatch(), maps, first))
+                started.append(self._prepared(self._begin(last, state, Stopwatch(), maps, first)))
             self._publisher.go_on(year if more else last)
-        self.fields, self._report, self.first, self._ahead = fields, report, first, ahead
+            _start(started)
+        self.fields, self._report, self.first = fields, report, first
+        self._ahead = started[0] if started else None
         self.last, self.held = last, None
-        _start(ahead)
         if not self._lag:
             self.land()
 
@@ -285,11 +294,21 @@ class Years:
         return InTheMaking(begun, Ahead(lambda: self._made(begun, hidden, lambda: None)), hidden)
 
 
-def _start(ahead: InTheMaking | None) -> None:
-    """Let a thread refine what is in the making; where there is no memory for one, that waits until it is asked for."""
-    with suppress(MemoryError):
-        if ahead is not None:
-            ahead.made.start()
+def _start(years: list[InTheMaking]) -> None:
+    """Let a thread refine each; where there is no memory for one, that waits until it is asked for."""
+    for ahead in years:
+        ahead.made.start()
+
+
+@contextmanager
+def _given_up(started: list[InTheMaking]) -> Iterator[None]:
+    """Wait for the threads of years that are not to be, where a rank has failed."""
+    try:
+        yield
+    except BaseException:
+        for ahead in started:
+            ahead.made.wait()
+        raise
 
 
 def _or_nothing(values: Float | None) -> Float:

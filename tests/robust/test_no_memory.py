@@ -28,5 +28,6 @@ def test_every_line_that_asks_for_memory(tmp_path: Path, lag: int, every: int) -
         print(f"{hook}, lag {lag}: {found['tried']} of {found['lines']} lines tried, {found['failed']} failed alike, "
               f"{found['well']} went well on both")  # fmt: skip
         assert found["odd"] == []
-        assert found["failed"] > 0.5 * found["tried"]
+        assert found["failed"] + found["well"] == found["tried"]
+        assert hook == "finalize" or found["failed"] > 0.5 * found["tried"]  # whose record may fail, and it goes well
     assert result["same"]
