@@ -209,9 +209,11 @@ class Store:
         values = self._read("climate", (), rows, cols, out)
         return self._sound("climate", values, values.max(initial=0) <= self.climate_classes)
 
-    def state(self, t: int, rows: slice, cols: NDArray[np.int64]) -> NDArray[np.float32]:
+    def state(
+        self, t: int, rows: slice, cols: NDArray[np.int64], out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
         """States (S, nrow, ncol) of a year on coarse rows and columns: fractions of land, NaN where there is none."""
-        values = self._read("state", (_index(t, len(self.state_years)),), rows, cols)
+        values = self._read("state", (_index(t, len(self.state_years)),), rows, cols, out)
         return self._sound("state", values, not (values < 0).any())
 
     def _read(

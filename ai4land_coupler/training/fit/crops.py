@@ -196,15 +196,24 @@ class Crops:
         """Return the climate classes of a window, 0 beyond the store and where erased."""
         return self._erase(self._window("climate", (), row, col, np.empty((nrow, ncol), np.uint8)), row, col)
 
-    def _window(self, kind: str, before: tuple[int, ...], row: int, col: int, out: NDArray[Any]) -> NDArray[Any]:
-        """Fill `out` (..., nrow, ncol) with a window, 0 beyond the store; return it."""
-        (ny, nx), (nrow, ncol) = self.store.shape, out.shape[-2:]
+    def state(self, t: int, row: int, col: int, nrow: int, ncol: int) -> NDArray[np.float32]:
+        """Return the states (S, nrow, ncol) of a window of coarse cells, NaN where there is none; t counts the states'
+        years."""
+        out = np.empty((len(self.store.state_legend), nrow, ncol), np.float32)
+        return self._window("state", (t,), row, col, out, np.nan)
+
+    def _window(
+        self, kind: str, before: tuple[int, ...], row: int, col: int, out: NDArray[Any], empty: float = 0
+    ) -> NDArray[Any]:
+        """Fill `out` (..., nrow, ncol) with a window, `empty` beyond the store; return it."""
+        layout, (nrow, ncol) = self.store.layout, out.shape[-2:]
+        ny, nx = layout.coarse_shape if kind == "state" else layout.shape
         rows = slice(min(max(row, 0), ny), max(min(row + nrow, ny), 0))
         cols = np.arange(col, col + ncol)
         cols, kept = (cols % nx, slice(0, ncol)) if self.store.wraps else _kept(cols, nx)
         inside = out[..., rows.start - row : rows.stop - row, kept]
         if inside.shape != out.shape:
-            out[...] = 0
+            out[...] = empty
         getattr(self.store, kind)(*before, rows, cols, inside)
         return out
 

@@ -23,8 +23,9 @@ from ai4land_coupler.errors import ConfigError
 from ai4land_coupler.features import CHANNELS, CLIMATE_CLASS, CLIMATE_CLASSES, Channel
 from ai4land_coupler.grids import RegularGrid
 from ai4land_coupler.training.data.store import Store
-from ai4land_coupler.training.fit.crops import Years
+from ai4land_coupler.training.fit.crops import Crops, Years
 from ai4land_coupler.training.fit.package import commit, processor
+from ai4land_coupler.training.fit.states import States
 from ai4land_coupler.training.fit.trainconfig import TrainConfig
 from ai4land_coupler.unet import RECEPTIVE_FIELD, STRIDE, UNet
 
@@ -44,7 +45,7 @@ def is_global(store: Store) -> bool:
 def check(config: TrainConfig) -> None:
     """Raise ConfigError before a run whose emulator could not be written after it."""
     store = Store.open(config.store)
-    Years.of(config, store)
+    States.of(Crops(store, config), Years.of(config, store))
     if not store.statics:
         raise ConfigError(f"{store.path} has no static channels: the network needs one at least; prepare it with some")
     if not is_global(store):
@@ -95,6 +96,8 @@ def write_emulator(trainer: Trainer, scores: dict[str, float]) -> Path:
         "statics": [asdict(channel) for channel in (*channels, *climate)],
         "training": {"steps_done": trainer.step, "seed": config.seed, "validation": scores},
     }
+    if config.crosswalk is not None:
+        description["training"] |= {"coarse": config.coarse, "crosswalk": config.crosswalk.name}
     if not is_global(store):
         description["store"] = store.layout.attributes()
         (folder / "network.yaml").write_text(yaml.safe_dump(description, sort_keys=False, width=110))

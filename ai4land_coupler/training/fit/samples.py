@@ -14,6 +14,7 @@ from ai4land_coupler.errors import ConfigError
 from ai4land_coupler.features import CLIMATE_CLASS
 from ai4land_coupler.training.data.store import Store
 from ai4land_coupler.training.fit.crops import Crops, Years, has_prior
+from ai4land_coupler.training.fit.states import States
 from ai4land_coupler.training.fit.trainconfig import FACTORS, TrainConfig
 
 SHARED = 2**31  #: index from which on the draws of whole passes stand, past those of samples
@@ -25,7 +26,8 @@ class Batch:
 
     static (B, C, N, N) float16, to be shifted by shift (B, C) and then multiplied by kept (B, C); climate (B, N, N)
     uint8, or no channel (B, 0); classes (B, [1 +] T, N, N) uint8, the year before first where the network has a prior;
-    totals (B, T, K, n, n) float32 of the coarse cells that hold the margin; trained (B, M, M) bool; area (B, M) float32
+    totals (B, T, K, n, n) float32 of the coarse cells that hold the margin; states (B, T, K, n, n) float32 what the
+    network is given in place of them, or (B, 0); trained (B, M, M) bool; area (B, M) float32
     of the rows; cells: for each year the coarse cells of the interior (in the order of `to_cells`) with more than one
     class; known (B,) bool: the prior is given; teacher (B, T) bool: the observed year before is given in place of the
     network's own, the first always.
@@ -37,6 +39,7 @@ class Batch:
     climate: Tensor
     classes: Tensor
     totals: Tensor
+    states: Tensor
     trained: Tensor
     area: Tensor
     known: Tensor
@@ -77,6 +80,7 @@ class Samples(torch.utils.data.Dataset):
         self.config, self.team = config, team
         self.crops = Crops(Store.open(config.store), config)
         self.years = Years.of(config, self.crops.store)
+        self.states = States.of(self.crops, self.years)
         self.prior = has_prior(config, self.crops.store)
         self.origins = origins or self.crops.origins(int(self.years.starts[0]))
         self._groups = _positions(config, self.crops.store)
@@ -137,12 +141,19 @@ class Samples(torch.utils.data.Dataset):
             classes.insert(0, crops.classes(years[0] - 1, *corner))
         climate = crops.climate(*corner) if crops.store.climate_classes else np.zeros(0, np.uint8)
         channels = len(crops.store.statics)
+        totals = np.stack([crops.totals(values, row - reach, size) for values in maps])
+        outer = row - reach, col - reach
+        states = np.zeros(0, np.float32)
+        if self.states is not None:
+            parts = zip(years, maps, totals, strict=True)
+            states = np.stack([self.states.coarse(t, values, outer, own, size) for t, values, own in parts])
         return {
             "shift": np.zeros(channels, np.float32),
             "kept": np.ones(channels, np.float32),
             "climate": climate,
             "classes": np.stack(classes),
-            "totals": np.stack([crops.totals(values, row - reach, size) for values in maps]),
+            "totals": totals,
+            "states": states,
             "trained": crops.trained(row, col, shape.interior, shape.interior),
             "area": crops.row_area(row, shape.interior),
             "known": np.array(True),

@@ -54,6 +54,8 @@ class TrainConfig:
     years: tuple[int, int] | None = None  # first and last to train on; all
     validation_years: tuple[int, int] | None = None  # never trained on; the base map is the last year before them
     base_year: int | None = None  # of the map that ships; the last one trained on
+    coarse: str = "maps"  # what the network is given of the coarse cells: the maps' own totals, or the store's `states`
+    crosswalk: Path | None = None  # from the states' legend to the maps': a shipped name or a file
     prior: bool | None = None  # the year before is an input; where the store has several years
     rollout: int = 1  # years a sample
     prior_mask: tuple[float, float] = (0.0, 0.0)  # probability that the map of the year before is hidden
@@ -97,6 +99,7 @@ class TrainConfig:
             "regions of four numbers in order": all(
                 len(box) == 4 and box[0] < box[1] and box[2] < box[3] for box in (*self.withheld, *self.erased)
             ),
+            "coarse maps, or coarse states with a crosswalk": self.coarse == ("states" if self.crosswalk else "maps"),
             "prior: true for a rollout of several years": self.rollout == 1 or self.prior is not False,
         }
         wrong = [what for what, holds in expected.items() if not holds]
@@ -120,6 +123,10 @@ class TrainConfig:
         for key in PATHS:
             if entries.get(key) is not None:
                 entries[key] = (path.resolve().parent / str(entries[key])).resolve()
+        if entries.get("crosswalk") is not None:
+            table = Path(str(entries["crosswalk"]))
+            named = table.suffix in (".yaml", ".yml") or len(table.parts) > 1
+            entries["crosswalk"] = (path.resolve().parent / table).resolve() if named else table
         try:
             return cls(**{name: _frozen(value) for name, value in entries.items()})
         except TypeError as error:

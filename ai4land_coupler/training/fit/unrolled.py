@@ -66,9 +66,10 @@ class View:
         return inner.flatten(2).transpose(1, 2).reshape(-1, self.classes)
 
     def coarse(self, t: int) -> Tensor:
-        """Totals spread over the fine cells of the crop, (B, K, N, N)."""
+        """What the network is given of the coarse cells, spread over the fine ones of the crop, (B, K, N, N)."""
         size, edge = self.batch.size, self.batch.classes.shape[-1]
-        fine = F.interpolate(self.batch.totals[:, t], scale_factor=float(size))
+        given = self.batch.states if self.batch.states.numel() else self.batch.totals
+        fine = F.interpolate(given[:, t], scale_factor=float(size))
         skip = -(-self.margin // size) * size - self.margin
         return fine[:, :, skip : skip + edge, skip : skip + edge]
 
