@@ -1,5 +1,6 @@
 """Figures of `ai4land bench`: values from raw samples, fitted exponents, the file that hosts read, tiles of 1 km."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,15 @@ import small_emulator
 
 from ai4land_coupler.bench.apply import cubed_sphere, weights
 from ai4land_coupler.bench.balance import TILE, land_tiles
+from ai4land_coupler.bench.command import Found
 from ai4land_coupler.bench.figures import BARS, Figure, exponent, ratios
 from ai4land_coupler.bench.hostfile import HostCells, crowd, global_host
 from ai4land_coupler.bench.report import document
+from ai4land_coupler.bench.runs import Layout, Year, figures
+from ai4land_coupler.bench.session import Session
 from ai4land_coupler.bench.timer import alternate
 from ai4land_coupler.emulator import Emulator
-from ai4land_coupler.errors import UsageError
+from ai4land_coupler.errors import MPIError, UsageError
 from ai4land_coupler.grids import EARTH_RADIUS, RegularGrid
 
 
@@ -44,9 +48,9 @@ def test_a_figure_without_samples_says_why() -> None:
 
 
 def test_a_report_has_every_figure_once() -> None:
-    figures = [Figure(name, why="not tried") for name in BARS]
-    assert list(document(figures[::-1], {}, {})["figures"]) == list(BARS)
-    for wrong in (figures[1:], [*figures, figures[0]]):
+    rows = [Figure(name, why="not tried") for name in BARS]
+    assert list(document(rows[::-1], {}, {})["figures"]) == list(BARS)
+    for wrong in (rows[1:], [*rows, rows[0]]):
         with pytest.raises(UsageError, match="once"):
             document(wrong, {}, {})
 
@@ -120,3 +124,61 @@ def test_tiles_with_land_of_a_1_km_globe() -> None:
     land[edge, 7199] = True  # another
     assert land_tiles(land) == 2
     assert land_tiles(np.ones((3600, 7200), dtype=bool)) == 45 * 90
+
+
+ECHO = """
+import sys
+for line in sys.stdin:
+    verb, *numbers = line.split()
+    if verb == "end":
+        sys.exit("it broke")
+    if verb == "sleep":
+        import time
+        time.sleep(30)
+    log = "ai4land: 2001  km2  seconds: unet 1.250 output 0.500 total 2.000  (38 % is not U-Net)"
+    print(log, file=sys.stderr, flush=True)
+    print(*numbers, flush=True)
+"""
+
+
+def test_a_session_answers_and_tells_how_it_ended(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", ECHO]
+    with Session("", 1, command, 1, tmp_path / "said") as session:
+        assert session.ask("add", 1.5, 2) == [1.5, 2.0]
+        assert session.stages(2001) == {"unet": 1.25, "output": 0.5, "total": 2.0}
+        with pytest.raises(MPIError, match="stages of 1999"):
+            session.stages(1999, limit=0.1)
+        with pytest.raises(MPIError, match=r"(?s)ended and said.*it broke"):
+            session.ask("end")
+    with Session("", 1, command, 1, tmp_path / "said") as session, pytest.raises(MPIError, match="too long"):
+        session.ask("sleep", limit=0.5)
+
+
+def test_what_fails_is_a_row_with_the_reason_and_the_rest_goes_on() -> None:
+    found = Found()
+    assert found.attempt(("apply_ratio",), lambda: 7) == 7
+
+    def fails() -> None:
+        raise MPIError("the host has gone")
+
+    assert found.attempt(("peak_gb", "first_step_s"), fails) is None
+    found.figures.append(Figure("apply_ratio", (0.4,)))
+    by_name = {figure.name: figure for figure in found.all_figures()}
+    assert set(by_name) == set(BARS)
+    assert by_name["apply_ratio"].value == 0.4
+    assert by_name["peak_gb"].why == by_name["first_step_s"].why == "the host has gone"
+    assert by_name["balance_1024"].why == "not tried"
+
+
+def test_overhead_is_what_is_neither_features_network_closing_nor_output() -> None:
+    stages = {"regrid": 0.1, "features": 1.0, "unet": 5.0, "constraint": 2.0, "exchange": 0.2, "output": 0.5}
+    years = [Year(9.0, stages), Year(9.5, stages)]  # 0.5 and 1.0 s beyond 8.5
+    one = Layout(1, 2, years=years, alone=[5.0, 4.0])
+    two = Layout(2, 1, years=[Year(6.0, stages)], alone=[2.5])
+    made = {figure.name: figure for figure in figures([one, two], "test")}
+    assert made["step_overhead"].raw == pytest.approx((0.1, 0.25))
+    assert made["outside_unet_s"].raw == pytest.approx((4.0, 4.5))
+    assert made["in_situ_ratio"].raw == (2.0,)  # the worse of 1 and 1.25, and 2
+    assert made["constraint_share"].raw == (0.4, 0.4)
+    assert made["global_year_s"].raw == (6.0,)
+    assert figures([two], "test") == []
