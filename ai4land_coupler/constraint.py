@@ -46,7 +46,11 @@ class CellError(ConstraintError):
 
     def __init__(self, cell: int, klass: int, what: str) -> None:
         super().__init__(f"coarse cell {cell} of the batch, class {klass + 1}: {what}")
-        self.cell, self.klass = cell, klass
+        self.cell, self.klass, self._what = cell, klass, what
+
+    def at(self, cell: int) -> "CellError":
+        """The same of a cell that is counted in another batch."""
+        return CellError(cell, self.klass, self._what)
 
 
 def close(
