@@ -280,6 +280,15 @@ class Communicator:
         self._comm.Recv(buffer, source=source, tag=tag)
         return buffer
 
+    def node_rank(self) -> int:
+        """How many ranks before this one run on its node, which is what shares memory. Collective."""
+        self.agree(None)
+        node = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
+        try:
+            return int(node.Get_rank())
+        finally:
+            node.Free()
+
     def barrier(self) -> None:
         """Wait for every rank."""
         self.agree(None)

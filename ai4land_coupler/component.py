@@ -16,11 +16,12 @@ from numpy.typing import ArrayLike, NDArray
 from ai4land_coupler import console, provenance
 from ai4land_coupler.comm import Communicator
 from ai4land_coupler.config import Config
+from ai4land_coupler.device import Device
+from ai4land_coupler.devicerun import runner_on
 from ai4land_coupler.domain import Domain
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import BadInputError, CouplerError, Status, TimeOrderError, UsageError
 from ai4land_coupler.grids import HostGrid
-from ai4land_coupler.inference import TileRunner, choose_precision
 from ai4land_coupler.publish import Publisher
 from ai4land_coupler.restart import Restart
 from ai4land_coupler.state import StateLegend, judge, refuse_missing
@@ -39,15 +40,18 @@ T = TypeVar("T")
 class Component:
     """A land-use emulator inside a host's MPI job. Make one with `Component.init`; call all hooks from one thread."""
 
-    def __init__(self, config: Config, comm: Communicator, emulator: Emulator) -> None:
+    def __init__(self, config: Config, comm: Communicator, emulator: Emulator, device: Device) -> None:
         self.config = config
+        self.device = device
         self.emulator = emulator
         self._comm: Communicator | None = comm
         self._years: Years | None = None
         self.origin: dict[str, str] = {}
         self._legend = StateLegend.of(config.state, emulator.legend)
-        self._precision = choose_precision(config.precision)
-        self._runner = TileRunner(emulator, config.constraint.mode, self._precision, config.workers.threads)
+        self._precision = device.precision(config.precision)
+        self._runner = runner_on(
+            device, emulator, config.constraint.mode, self._precision, config.workers.threads, config.workers.per_device
+        )
         self._publisher = Publisher(
             config.output, emulator, self._provenance(), comm.rank == 0, config.time == "backward",
             config.constraint.mode == "change",
@@ -59,7 +63,8 @@ class Component:
     def init(cls, config: "str | Path | Config", comm: Any) -> "Component":
         """Start the plugin on a communicator of mpi4py, or on the one a Fortran integer names. Collective.
 
-        Rank 0 reads the configuration. Raises ConfigError, EmulatorError, OutputError or MPIError on every rank alike.
+        Rank 0 reads the configuration. Raises ConfigError, DeviceError, EmulatorError, OutputError or MPIError on every
+        rank alike.
         """
         private = Communicator.of(comm)
         try:
@@ -67,7 +72,8 @@ class Component:
                 with private.whole():
                     console.show_log(private.rank)
                     agreed: Config = private.bcast(_load(config) if private.rank == 0 else None)
-                    made = cls(agreed, private, Emulator.load(agreed.emulator))
+                    device = Device.agreed(private, agreed.device, agreed.workers.per_device)
+                    made = cls(agreed, private, Emulator.load(agreed.emulator), device)
                 made._open_record(private)
                 return made
         except BaseException:
@@ -131,7 +137,7 @@ class Component:
                 self._refuse_second_grid()
                 given.append(grid() if callable(grid) else grid)
                 borrow = config.constraint.mode != "change"
-                domain = Domain.build(comm, self.emulator, config.regrid, given[0], borrow)
+                domain = Domain.build(comm, self.emulator, config.regrid, given[0], borrow, self.device.workers)
                 legend = self._legend.on(domain.hosts.own, self.emulator)
                 years = Years(
                     comm, domain, self.emulator, self._runner, self._publisher, config.lag, config.constraint.mode
@@ -373,7 +379,7 @@ class Component:
         }
 
     def _provenance(self, domain: Domain | None = None) -> dict[str, str]:
-        known = provenance.collect(self.emulator, self.config, self._precision) | self.origin
+        known = provenance.collect(self.emulator, self.config, self._precision, self.device.name)
         if domain is None and self._years is None:
             return known
         domain = domain or self._gridded().domain

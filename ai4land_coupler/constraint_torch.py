@@ -169,7 +169,7 @@ def _newton_step(p: Tensor, weight: Tensor, left: Tensor, f: Tensor, free: Tenso
 
 
 def _eliminate(system: Tensor) -> Tensor:
-    """Solutions (C, K) of the positive definite systems (C, K, K + 1), the right-hand side last, by Gauss and Jordan."""
+    """Solutions (C, K) of positive definite systems (C, K, K + 1), the right-hand side last, by Gauss and Jordan."""
     k, tiny = system.shape[1], torch.finfo(system.dtype).tiny
     for j in range(k):
         row = system[:, j] / system[:, j, j, None].clamp(min=tiny)

@@ -85,6 +85,22 @@ def processor() -> Finding:
     return Finding("processor", "amx_bf16" in known, found, "none needed: float32, slower than AMX in bfloat16", False)
 
 
+def gpu() -> Finding:
+    """CUDA devices, for `device: cuda`."""
+    import mpi4py
+    import torch
+
+    mpi4py.rc.initialize = False
+
+    from ai4land_coupler.device import visible
+
+    models = [model for _, model in visible()]
+    found = (
+        f"{len(models)} CUDA devices: {', '.join(models)}" if models else f"none that torch {torch.__version__} sees"
+    )
+    return Finding("GPU", bool(models), found, "none needed: the network runs on the processor", False)
+
+
 def mpi() -> Finding:
     """mpi4py and mpicc are of one MPI."""
     of_python = _first_line(sys.executable, "-c", MPI_VERSION_OF_PYTHON)
@@ -165,7 +181,7 @@ def emulators() -> Finding:
 
 
 CHECKS: tuple[Callable[[], Finding], ...] = (
-    python, packages, processor, mpi, library, compiled, fortran, yac, esmf, emulators,
+    python, packages, processor, gpu, mpi, library, compiled, fortran, yac, esmf, emulators,
 )  # fmt: skip
 
 

@@ -81,18 +81,24 @@ class Domain:
 
     @classmethod
     def build(
-        cls, comm: Communicator, emulator: Emulator, config: RegridConfig, host: HostGrid, borrow: bool = True
+        cls,
+        comm: Communicator,
+        emulator: Emulator,
+        config: RegridConfig,
+        host: HostGrid,
+        borrow: bool = True,
+        workers: Sequence[int] | None = None,
     ) -> "Domain":
         """From this rank's host cells; raises GridError or RegridError on every rank alike. Collective.
 
-        borrow: see `Placement.build`.
+        borrow: see `Placement.build`; workers: see `Layout.build`.
         """
         cells = int(comm.sum(np.array([host.size]))[0])
         largest = comm.max(float(np.abs([host.vertex_lon, host.vertex_lat]).max(initial=0.0)))
         refuse_radians(cells, largest)
         engine = agree_engine(comm, config, host)
         comm.together(lambda: engine.check(host))
-        layout = Layout.build(comm, emulator, engine.bounds(host, emulator.coarse))
+        layout = Layout.build(comm, emulator, engine.bounds(host, emulator.coarse), workers)
         hosts = HostExchange.build(comm, host, *layout.sending)
         patches, members = _patches(engine, layout, hosts.reaching)
         made = comm.together(lambda: engine.coarse(emulator.coarse, patches))

@@ -95,17 +95,18 @@ class TileRunner:
             torch.set_num_threads(threads)
 
     def _run(self, work: TileWork, watch: Stopwatch) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Which coarse cells of a tile the network is run for, (r,), and its logits (r, K, ratio^2) there.
-
-        Not for those that hold one class, nor for those that show the base map.
-        """
-        settled = work.from_base | ((work.wanted.max(axis=1) == 1.0) & (self._mode == "level"))
-        if work.before is not None:
-            settled |= (work.wanted == work.before).all(axis=1)
-        run = np.flatnonzero(~settled)
+        """Which coarse cells of a tile the network is run for, (r,), and its logits (r, K, ratio^2) there."""
+        run = self._unsettled(work)
         if not run.size:
             return run, np.empty((0, self._legend.size, work.cells.ratio**2), np.float32)
         return run, self._logits(work, work.cells.blocks[run], watch)
+
+    def _unsettled(self, work: TileWork) -> NDArray[np.int64]:
+        """The coarse cells of a tile (r,) that hold several classes and do not show the base map."""
+        settled = work.from_base | ((work.wanted.max(axis=1) == 1.0) & (self._mode == "level"))
+        if work.before is not None:
+            settled |= (work.wanted == work.before).all(axis=1)
+        return np.flatnonzero(~settled)
 
     def _drafted(self, work: TileWork, watch: Stopwatch) -> TileDraft:
         run, logits = self._run(work, watch)

@@ -1,6 +1,6 @@
 """Which tiles the host's cells may touch, and which rank works on each and on the coarse cells in it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,15 +35,20 @@ class Layout:
     windows: tuple[Index, ...]
 
     @classmethod
-    def build(cls, comm: Communicator, emulator: Emulator, bounds: Bounds) -> "Layout":
-        """From the boxes around this rank's host cells. Collective."""
+    def build(
+        cls, comm: Communicator, emulator: Emulator, bounds: Bounds, workers: Sequence[int] | None = None
+    ) -> "Layout":
+        """From the boxes around this rank's host cells. Collective.
+
+        workers: the ranks that take tiles, None for all.
+        """
         tiles = all_tiles(emulator.fine, emulator.coarse, emulator.tile)
         grid = RegularGrid(emulator.fine.nlat // emulator.tile, emulator.fine.nlon // emulator.tile)
         tile, cell = bounds.touched(grid)
         touched = np.zeros(grid.size, dtype=bool)
         touched[tile] = True
         has_land = np.array([(emulator.base_map()[t.rows, t.cols] > 0).any() for t in tiles])
-        owner = _owners(comm.any(touched), has_land, comm.size)
+        owner = _owners(comm.any(touched), has_land, range(comm.size) if workers is None else workers)
         own = tuple(t for t in tiles if owner[t.index] == comm.rank)
         sending = np.unique(np.stack([cell, owner[tile]]), axis=1)
         plot, windows = _plot(emulator, grid, owner, own)
@@ -73,11 +78,11 @@ class Layout:
         return tuple(tiles[index] for index in np.flatnonzero(comm.any(flags)))
 
 
-def _owners(touched: NDArray[np.bool_], has_land: NDArray[np.bool_], ranks: int) -> Index:
+def _owners(touched: NDArray[np.bool_], has_land: NDArray[np.bool_], workers: Sequence[int]) -> Index:
     """Tiles with land are dealt first, then those of the sea, where only unplaced land is to be counted."""
     wanted = np.concatenate([np.flatnonzero(touched & has_land), np.flatnonzero(touched & ~has_land)])
     owner = np.full(touched.size, -1, dtype=np.int64)
-    owner[wanted] = deal(wanted.size, ranks)
+    owner[wanted] = np.asarray(workers, np.int64)[deal(wanted.size, len(workers))]
     return owner
 
 

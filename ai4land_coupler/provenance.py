@@ -11,7 +11,7 @@ from ai4land_coupler.emulator import Emulator, sha256_of
 LIBRARIES = ("torch", "numpy", "mpi4py", "netCDF4")
 
 
-def collect(emulator: Emulator, config: Config, precision: str) -> dict[str, str]:
+def collect(emulator: Emulator, config: Config, precision: str, device: str = "cpu") -> dict[str, str]:
     """Global attributes for outputs, restarts and reports."""
     return {
         "ai4land_coupler_version": __version__,
@@ -20,6 +20,7 @@ def collect(emulator: Emulator, config: Config, precision: str) -> dict[str, str
         "weights_hash": emulator.weights_hash,
         "tile": f"{emulator.tile} fine cells, halo {emulator.halo}",
         "precision": precision,
+        "device": device,
         "processor": processor(),
         "versions": ", ".join(f"{name} {_version(name)}" for name in LIBRARIES)
         + f", Python {platform.python_version()}",

@@ -38,6 +38,10 @@ class Stem:
         self._around = emulator.fine.nlon // 2 // self._side
         self._kept: dict[tuple[int, int], Half] = {}
 
+    def statics(self, row0: int, col0: int, nrow: int, ncol: int) -> NDArray[np.float32]:
+        """The static channels (C, nrow, ncol) that a network is given on a window; see StaticFeatures."""
+        return self._static.normalised(row0, col0, nrow, ncol)
+
     def forget(self) -> None:
         """Drop what is kept."""
         self._kept.clear()

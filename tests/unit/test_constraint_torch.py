@@ -76,12 +76,12 @@ def test_what_cannot_be_closed_is_left_open_and_named(broken):
     area[7, 5] = 1e7
     logits[7, 2, 5] = broken
     assert solved(logits, area, totals).open[7]
-    with pytest.raises(CellError, match="coarse cell 7 .* not finite") as caught:
+    with pytest.raises(CellError, match=r"coarse cell 7 .* not finite") as caught:
         constraint_torch.close(logits, area, totals)
     assert (caught.value.cell, caught.value.klass) == (7, 2)
     logits, area, totals = batch(9)
     totals[9] *= 1 + 1e-6
-    with pytest.raises(CellError, match="coarse cell 9 .* sum to 1"):
+    with pytest.raises(CellError, match=r"coarse cell 9 .* sum to 1"):
         constraint_torch.close(logits, area, totals)
 
 

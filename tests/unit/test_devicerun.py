@@ -1,0 +1,206 @@
+"""The way a GPU takes, run on torch's CPU device, gives the fields of the processor's way."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_emulator
+import torch
+
+from ai4land_coupler import constraint_torch
+from ai4land_coupler.device import Device, _first_of_each, exact, visible
+from ai4land_coupler.devicerun import DeviceRunner, runner_on
+from ai4land_coupler.domain import base_state
+from ai4land_coupler.emulator import Emulator
+from ai4land_coupler.errors import ConstraintError
+from ai4land_coupler.inference import TileFields, TileRunner
+from ai4land_coupler.placement import BASE, OWN
+from ai4land_coupler.tiles import TileCells, TileWork, all_tiles, coarse_around
+from ai4land_coupler.timing import Stopwatch
+
+CPU = torch.device("cpu")
+LEGEND = small_emulator.LEGEND
+NCOARSE = small_emulator.COARSE[0] * small_emulator.COARSE[1]
+FRACTIONS_TO = 1e-4  # the network rounds otherwise on a whole tile than on the part of it that is run
+
+
+@pytest.fixture(scope="module")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
+    return Emulator.load(small_emulator.build(tmp_path_factory.mktemp("emulator")))
+
+
+def works(emulator: Emulator, every: int = 5, before: bool = False, prior: bool = False) -> list[TileWork]:
+    """Some tiles of the globe, with cells of one class, of the base map and of any mixture."""
+    rng = np.random.default_rng(2)
+    totals = rng.random((len(LEGEND), NCOARSE)) + 0.05
+    totals[:, ::5] = np.eye(len(LEGEND))[:, [2]]
+    totals[1, ::7] = 0.0
+    totals /= totals.sum(axis=0)
+    filled = np.where(np.arange(NCOARSE) % 11 == 0, BASE, OWN)
+    land, ratio, tile = emulator.base_map() > 0, small_emulator.RATIO, emulator.tile
+    made = []
+    for t in all_tiles(emulator.fine, emulator.coarse, tile)[::every]:
+        cells = TileCells.of(t, land[t.rows, t.cols], emulator.fine, ratio)
+        side = tile + 2 * emulator.halo
+        made.append(
+            TileWork.of(
+                cells,
+                totals,
+                coarse_around(t, emulator.coarse, ratio, emulator.halo),
+                filled[cells.coarse] == BASE,
+                base_state(emulator, cells.coarse)[0].T.copy() if before else None,
+                rng.integers(0, 5, (side, side)).astype(np.uint8) if prior else None,
+            )
+        )
+    return [work for work in made if work.cells.size]
+
+
+def ran(runner: TileRunner, tiles: list[TileWork]) -> list[TileFields]:
+    told = []
+    fields = runner.run(tiles, Stopwatch(), lambda: told.append(1))
+    assert len(told) == len(fields) == len(tiles)
+    return fields
+
+
+def assert_alike(tiles: list[TileWork], ours: list[TileFields], theirs: list[TileFields], emulator: Emulator) -> None:
+    """Fields that differ by the network's rounding alone, and close on the same totals."""
+    same = total = 0
+    for work, a, b in zip(tiles, ours, theirs, strict=True):
+        np.testing.assert_allclose(a.fractions, b.fractions, rtol=0, atol=FRACTIONS_TO)
+        assert a.fractions.dtype == a.residual.dtype == np.float64
+        assert a.classes.dtype == np.uint8
+        assert np.abs(a.residual).max() <= 1e-12
+        area = emulator.fine.area_rows[work.cells.cells // emulator.fine.nlon]
+        for k in range(len(LEGEND)):
+            of = work.cells.coarse_of_cell
+            met = np.bincount(of, a.fractions[k] * area) / np.bincount(of, area)
+            own = ~work.from_base
+            np.testing.assert_allclose(met[own], work.wanted[own, k], rtol=0, atol=1e-12)
+        same, total = same + (a.classes == b.classes).sum(), total + a.classes.size
+    assert same >= 0.995 * total
+
+
+def test_level_mode_gives_the_processors_fields(emulator: Emulator) -> None:
+    tiles = works(emulator)
+    device = DeviceRunner(emulator, "level", "float32", 1, CPU)
+    fields = ran(device, tiles)
+    assert_alike(tiles, fields, ran(TileRunner(emulator, "level", "float32", 1), tiles), emulator)
+    again = ran(device, tiles)
+    assert all(a.fractions.tobytes() == b.fractions.tobytes() for a, b in zip(fields, again, strict=True))
+    assert all(a.classes.tobytes() == b.classes.tobytes() for a, b in zip(fields, again, strict=True))
+
+
+def test_a_tile_does_not_depend_on_what_runs_beside_it_nor_on_what_stays(emulator: Emulator) -> None:
+    tiles = works(emulator)[:3]
+    together = ran(DeviceRunner(emulator, "level", "float32", 1, CPU), tiles)
+    full = DeviceRunner(emulator, "level", "float32", 1, CPU)
+    full._room = 0
+    alone = [ran(full, [work])[0] for work in tiles[::-1]][::-1]
+    for a, b in zip(together, alone, strict=True):
+        assert a.fractions.tobytes() == b.fractions.tobytes()
+        assert a.classes.tobytes() == b.classes.tobytes()
+
+
+def test_cells_the_device_leaves_open_are_closed_on_the_processor(emulator: Emulator, monkeypatch) -> None:
+    tiles = works(emulator)[:4]
+    whole = ran(DeviceRunner(emulator, "level", "float32", 1, CPU), tiles)
+    monkeypatch.setattr(constraint_torch, "PASSES", 3)
+    monkeypatch.setattr(constraint_torch, "SWEEPS", 1)
+    mended = ran(DeviceRunner(emulator, "level", "float32", 1, CPU), tiles)
+    for a, b in zip(mended, whole, strict=True):
+        np.testing.assert_allclose(a.fractions, b.fractions, rtol=0, atol=1e-10)
+        assert (a.classes == b.classes).all()
+        assert np.abs(a.residual).max() <= 1e-12
+
+
+def test_a_logit_that_is_not_finite_names_the_coarse_cell(emulator: Emulator) -> None:
+    runner = DeviceRunner(emulator, "level", "float32", 1, CPU)
+    whole = runner._whole
+    runner._whole = lambda *args: whole(*args) * torch.nan  # type: ignore[method-assign]
+    with pytest.raises(ConstraintError, match=r"coarse cell \d+ at .*not finite"):
+        ran(runner, works(emulator)[:1])
+
+
+@pytest.mark.parametrize("mode", ["none", "change"])
+def test_other_modes_take_only_the_logits_from_the_device(emulator: Emulator, mode: str) -> None:
+    tiles = works(emulator, every=9, before=mode == "change")
+    ours = ran(DeviceRunner(emulator, mode, "float32", 1, CPU), tiles)
+    theirs = ran(TileRunner(emulator, mode, "float32", 1), tiles)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a.fractions, b.fractions, rtol=0, atol=FRACTIONS_TO)
+
+
+def test_drafts_are_those_of_the_processor(emulator: Emulator) -> None:
+    tiles = works(emulator, every=9)
+    ours = DeviceRunner(emulator, "level", "float32", 1, CPU).draft(tiles, Stopwatch(), lambda: None)
+    theirs = TileRunner(emulator, "level", "float32", 1).draft(tiles, Stopwatch(), lambda: None)
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a.run == b.run).all()
+        np.testing.assert_allclose(a.means, b.means, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(a.logits, b.logits, rtol=0, atol=1e-3)
+
+
+def test_a_network_with_a_prior_map_is_given_it(tmp_path: Path) -> None:
+    emulator = Emulator.load(small_emulator.build(tmp_path, prior=True))
+    tiles = works(emulator, every=11, prior=True)
+    ours = ran(DeviceRunner(emulator, "level", "float32", 1, CPU), tiles)
+    assert_alike(tiles, ours, ran(TileRunner(emulator, "level", "float32", 1), tiles), emulator)
+
+
+def test_bfloat16_costs_what_it_costs_on_the_processor(emulator: Emulator) -> None:
+    tiles = works(emulator, every=11)
+    exactly, short, ours = (
+        np.concatenate([tile.fractions.ravel() for tile in ran(runner, tiles)])
+        for runner in (
+            TileRunner(emulator, "level", "float32", 1),
+            TileRunner(emulator, "level", "bfloat16", 1),
+            DeviceRunner(emulator, "level", "bfloat16", 1, CPU),
+        )
+    )
+    cost, ours_costs = np.sqrt(np.mean((short - exactly) ** 2)), np.sqrt(np.mean((ours - exactly) ** 2))
+    assert 0 < ours_costs <= 1.2 * cost
+
+
+def test_the_host_finds_torch_as_it_left_it() -> None:
+    def settings() -> tuple:
+        cudnn = torch.backends.cudnn
+        return (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+            (cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, torch.get_num_threads()),
+        )
+
+    mode = torch.get_deterministic_debug_mode()
+    try:
+        torch.set_deterministic_debug_mode("warn")
+        lenient = settings()
+        with exact(CPU):
+            assert torch.are_deterministic_algorithms_enabled()
+            assert not torch.is_deterministic_algorithms_warn_only_enabled()
+        assert settings() == lenient
+        with pytest.raises(ZeroDivisionError), exact(CPU):
+            _ = 1 / 0
+        assert settings() == lenient
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+
+
+def test_the_processor_keeps_its_own_runner(emulator: Emulator) -> None:
+    assert type(runner_on(Device(), emulator, "level", "float32", 1)) is TileRunner
+    assert Device().name == "cpu"
+    assert Device("cuda", "A model", 0, (0,)).name == "cuda: A model"
+    assert Device("cuda", "A model", 0, (0,)).precision("auto") == "bfloat16"
+    assert Device("cuda", "A model", 0, (0,)).precision("float32") == "float32"
+    assert Device("cuda", "A model", 3, (0,)).torch_device == torch.device("cuda", 3)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_no_device_is_none() -> None:
+    assert visible() == []
+
+
+def test_of_the_ranks_that_share_a_device_the_first_are_workers() -> None:
+    chosen = np.array([7, 8, 7, 8, 7, 9])
+    assert _first_of_each(chosen, 1) == (0, 1, 5)
+    assert _first_of_each(chosen, 2) == (0, 1, 2, 3, 5)
+    assert _first_of_each(chosen, 3) == (0, 1, 2, 3, 4, 5)
