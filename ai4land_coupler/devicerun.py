@@ -31,10 +31,10 @@ tiles beyond that are handed over anew each year."""
 class Resident:
     """What of a tile with m coarse cells of n fine cells does not change from year to year, on a device.
 
-    static (w0, side / 2, side / 2) float16: what the stem makes of the static fields, with the halo; area (m, n) float64,
-    m2, 0 where nothing is delivered; base (m, n) uint8: the base map; places: of its pixels; slot (cells,) int64: place
-    of each delivered cell in (m, n); around (side,) int64: the coarse cell of the tile's surroundings that each row, and
-    each column, with the halo lies in.
+    static (w0, side / 2, side / 2) float16: what the stem makes of the static fields, with the halo; area (m, n)
+    float64, m2, 0 where nothing is delivered; base (m, n) uint8: the base map; places: of its pixels; slot (cells,)
+    int64: place of each delivered cell in (m, n); around (side,) int64: the coarse cell of the tile's surroundings that
+    each row, and each column, with the halo lies in.
     """
 
     static: Tensor
@@ -246,10 +246,7 @@ class DeviceRunner(TileRunner):
         side = tile.size + 2 * halo
         statics = self._stem.statics(tile.row0 - halo, tile.col0 - halo, side, side)
         made = self._on_device.static_stem(self._to(statics)[None])[0].clamp(-LARGEST, LARGEST)
-        area, ids = (
-            cells.block(emulator.fine.area_rows[cells.cells // emulator.fine.nlon]),
-            cells.block(cells.cells + 1),
-        )
+        area = cells.block(emulator.fine.area_rows[cells.cells // emulator.fine.nlon])
         base = cells.block(emulator.base_map().reshape(-1)[cells.cells])
         around = (np.arange(side) - halo) // ratio - -halo // ratio
         places = constraint_torch.Places.of(area > 0, cells.block(cells.cells + 1), self._device)
