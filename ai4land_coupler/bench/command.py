@@ -74,8 +74,10 @@ def bench(quick: bool, emulator: str, host: Path | None, out: Path, steps: int |
         if not quick:
             found.growth["ranks"] = found.attempt((), lambda: _ranks(programs)) or {}
     said = found.emulator
+    what = "quick, the bars are for the shipped emulator" if quick else said["emulator"]
     made = report.document(found.all_figures(), about, {
-        "about": f"{said['emulator']}, steps by {programs.what}, {time.monotonic() - began:.0f} s",
+        "about": f"{what}; steps by {programs.what}; {time.monotonic() - began:.0f} s",
+        "load_average_after": list(os.getloadavg()),
         "quick": quick, "emulator": said, "layouts": [layout.entry() for layout in found.layouts],
         "hooks": found.hooks, **found.sections, "growth": found.growth, "failures": found.failures,
         "ftorch": _ftorch(),

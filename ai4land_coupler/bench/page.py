@@ -85,7 +85,10 @@ def _ways(axis: Any, report: dict[str, Any]) -> None:
     found = report["apply"]
     names = list(found["seconds"])
     axis.boxplot(
-        [1e3 * np.array(found["seconds"][name]) for name in names], orientation="horizontal", tick_labels=names
+        [1e3 * np.array(found["seconds"][name]) for name in names],
+        orientation="horizontal",
+        showfliers=False,
+        tick_labels=names,
     )
     axis.set(title=f"apply of {found['classes']} classes, {found['entries']} entries", xlabel="milliseconds")
 
