@@ -1,5 +1,6 @@
 """`ai4land prepare`: small files in, a store out, with every value worked out from what went in."""
 
+import os
 from pathlib import Path
 
 import luhfiles
@@ -116,9 +117,9 @@ def test_a_region_is_widened_to_whole_coarse_cells_and_crosses_the_date_line(fil
     assert np.abs(store.state(0, slice(0, 3), np.arange(3))[0] - primf).max() < 1e-6
 
 
-def test_a_run_that_was_broken_off_goes_on(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = configuration(files)
-    write, left = StoreWriter.write, [2]
+def broken_off(files: Path, monkeypatch: pytest.MonkeyPatch, writes: int) -> Path:
+    """Begin a store and be interrupted after so many blocks; return the configuration."""
+    path, write, left = configuration(files), StoreWriter.write, [writes]
 
     def broken(self: StoreWriter, *args: object) -> None:
         left[0] -= 1
@@ -126,20 +127,57 @@ def test_a_run_that_was_broken_off_goes_on(files: Path, monkeypatch: pytest.Monk
             raise KeyboardInterrupt
         write(self, *args)
 
-    monkeypatch.setattr(StoreWriter, "write", broken)
-    with pytest.raises(KeyboardInterrupt):
-        prepare.run(path)
+    with monkeypatch.context() as patched:
+        patched.setattr(StoreWriter, "write", broken)
+        with pytest.raises(KeyboardInterrupt):
+            prepare.run(path)
+    return path
+
+
+def test_a_run_that_was_broken_off_goes_on(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = broken_off(files, monkeypatch, 2)
     with pytest.raises(BadInputError, match="not complete"):
         Store.open(files / "out.zarr")
-    monkeypatch.setattr(StoreWriter, "write", write)
-    for year in (2001, 2002):
-        (files / f"hilda_{year}.tif").rename(files / f"kept_{year}.tif")
-    write_tif(files / "hilda_2001.tif", np.full((NLAT, NLON), 11, np.uint8), -180, 90, 5)  # not read for its block
+    (files / "hilda_2002.tif").unlink()  # its block is written: it is not read again
     store = prepare.run(path)
     assert (store.classes(0, *ALL) == CLASSES[picks(0)]).all()
     assert (store.classes(1, *ALL) == CLASSES[picks(1)]).all()
     with pytest.raises(OutputError, match="another configuration"):
         prepare.run(configuration(files, climate=None))
+
+
+def test_a_file_that_changed_since_the_store_was_begun_is_noticed(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = broken_off(files, monkeypatch, 1)
+    for name in ("hilda_2001.tif", "states.nc", "static.nc", "height.nc", "climate.nc"):
+        file = files / name
+        kept, stat = file.read_bytes(), file.stat()
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+        with pytest.raises(OutputError, match=f"out.zarr was begun with other contents of .*{name}"):
+            prepare.run(path)
+        file.write_bytes(kept + b" ")
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        with pytest.raises(OutputError, match=f"{name}.*remove this one"):
+            prepare.run(path)
+        file.write_bytes(kept)
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (prepare.run(path).classes(0, *ALL) == CLASSES[picks(0)]).all()
+    os.utime(files / "height.nc")
+    with pytest.raises(OutputError, match=r"height\.nc"):  # a complete store says nothing of the new file either
+        prepare.run(path)
+
+
+def test_a_file_that_changes_meanwhile_leaves_no_complete_store(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = StoreWriter.write
+
+    def meanwhile(self: StoreWriter, *args: object) -> None:
+        write(self, *args)
+        os.utime(files / "height.nc", ns=(0, 0))
+
+    monkeypatch.setattr(StoreWriter, "write", meanwhile)
+    with pytest.raises(OutputError, match=r"height\.nc"):
+        prepare.run(configuration(files))
+    with pytest.raises(BadInputError, match="not complete"):
+        Store.open(files / "out.zarr")
 
 
 @pytest.mark.parametrize(

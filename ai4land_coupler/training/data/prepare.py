@@ -1,7 +1,7 @@
 """`ai4land prepare`: class maps, coarse states, static fields and a climate map of users' files into a training store.
 
 Maps and fields are read and written band by band, so memory depends on the length of a row, never on the globe; what a
-broken-off run has written is kept.
+broken-off run has written is kept, where the configuration and the files are what they were.
 """
 
 from __future__ import annotations
@@ -277,16 +277,31 @@ def run(path: Path) -> Store:
     source = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     first = work.map_of(config.maps.years[0])
     log.info("%s: %s", first.raster.name, first.how)
-    writer = StoreWriter(config.store, work.layout(_channels(work, first)), source)
+    writer = StoreWriter(config.store, work.layout(_channels(work, first)), source, inputs(config))
     _write_classes(work, writer)
     _write_bands(writer, "climate", work.climate if config.climate else None)
     _write_statics(work, writer)
     _write_states(work, writer)
+    writer.refuse_changed(inputs(config))
     writer.finish()
     store = Store.open(config.store)
     ny, nx = store.shape
     log.info("%s: %d x %d cells, %d years, in %.0f s", config.store, ny, nx, len(store.years), time.monotonic() - start)
     return store
+
+
+def inputs(config: PrepareConfig) -> dict[str, tuple[int, int]]:
+    """Size in bytes and time of change in ns of each file that is there of those a store is made from."""
+    states, climate, legend = config.states, config.climate, config.maps.legend
+    paths = [
+        *(Path(config.maps.file.replace("{year}", str(year))) for year in config.maps.years),
+        *((path for path in (states.file, states.static) if path) if states else ()),
+        *(part.file for part in config.statics),
+        *((climate.file,) if climate else ()),
+        *((Path(legend),) if legend.endswith((".yaml", ".yml")) else ()),
+    ]
+    found = {str(path): path.stat() for path in paths if path.exists()}
+    return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in found.items()}
 
 
 def _channels(work: Preparation, first: Classes) -> tuple[Channel, ...]:

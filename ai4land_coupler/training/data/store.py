@@ -10,7 +10,7 @@ projected equal-area grid. Every array is filled with a value that no data have,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -324,20 +324,38 @@ class Block:
 class StoreWriter:
     """Writes a store block by block; one that was broken off goes on with the blocks that are not there yet."""
 
-    def __init__(self, path: str | Path, layout: Layout, source: str = "") -> None:
+    def __init__(
+        self, path: str | Path, layout: Layout, source: str = "", inputs: Mapping[str, Sequence[int]] | None = None
+    ) -> None:
         """Make the store, or go on with the one that is there.
 
-        source: text that tells what is put in; a store begun with another text or layout is refused with OutputError.
+        source: text that tells what is put in; inputs: size and time of change of each file that is read. A store
+        begun with another text, layout or state of a file is refused with OutputError.
         """
         self.path, self.layout = Path(path), layout
+        self._inputs = {name: list(stamp) for name, stamp in (inputs or {}).items()}
         if (self.path / "zarr.json").is_file():
             self._group = zarr.open_group(self.path, mode="r+")
             if dict(self._group.attrs).get("prepared_from") != source or not self._fits():
                 raise OutputError(
                     f"{self.path} was made with another configuration; give another folder, or remove this one"
                 )
+            self.refuse_changed(self._inputs)
+            begun: Any = self._group.attrs.get("inputs", {})
+            self._group.attrs["inputs"] = self._inputs | begun
         else:
             self._group = self._made(source)
+
+    def refuse_changed(self, inputs: Mapping[str, Sequence[int]]) -> None:
+        """Raise OutputError where a file is not as it was when the store was begun; one that is gone is left to who
+        reads it."""
+        begun: Any = self._group.attrs.get("inputs", {})
+        changed = [name for name, stamp in inputs.items() if name in begun and list(stamp) != list(begun[name])]
+        if changed:
+            raise OutputError(
+                f"{self.path} was begun with other contents of {', '.join(changed)}: size or time (ns) of change "
+                f"was {list(begun[changed[0]])}, is {list(inputs[changed[0]])}; give another folder, or remove this one"
+            )
 
     @staticmethod
     def channels_of(path: str | Path) -> tuple[Channel, ...] | None:
@@ -416,7 +434,7 @@ class StoreWriter:
                     )
                 if name == "climate":
                     array.attrs["classes"] = layout.climate_classes
-            group.attrs.update(layout.attributes() | {"prepared_from": source})
+            group.attrs.update(layout.attributes() | {"prepared_from": source, "inputs": self._inputs})
         except OSError as error:
             raise OutputError(f"{self.path} cannot be made: {error}") from error
         return group
