@@ -118,17 +118,18 @@ class Years:
         with watch.paused():
             self.land()
         started: list[InTheMaking] = []
-        served = (self.fields, self._report, self.first)
+        ahead, served = None, (self.fields, self._report, self.first)
         with _given_up(started), self._comm.whole():
             begun = self._begin(year, state, watch)
             if self._lag and self.fields is not None:
-                started.append(self._prepared(begun))
+                ahead = self._prepared(begun)
+                started.append(ahead)
                 take(self.fields)
             else:
                 served = self._published(*self._closed(begun, self._refined(begun)))
                 take(served[0])
             _start(started)
-        (self.fields, self._report, self.first), self._ahead = served, started[0] if started else None
+        (self.fields, self._report, self.first), self._ahead = served, ahead
         self.last, self.held = year, None
 
     def hold(self, year: int, why: str, watch: Stopwatch, take: Take) -> None:
@@ -148,7 +149,7 @@ class Years:
 
     def resume(self, read: Restart | None, path: str) -> None:
         """Take up the restart that rank 0 has read: its year is served, what was in the making is made. Collective."""
-        comm, hosts, started = self._comm, self.domain.hosts, list[InTheMaking]()
+        comm, hosts, ahead, started = self._comm, self.domain.hosts, None, list[InTheMaking]()
         with _given_up(started), comm.whole():
             self._wait()
             year, last, made, more = comm.bcast(read and (read.year, read.last, read.digest, read.ahead is not None))
@@ -167,11 +168,11 @@ class Years:
             if more:
                 state = hosts.scatter(comm, _or_nothing(read.ahead if read else None))
                 maps = None if self.prior is None else self.prior.maps(fields.tiles)
-                started.append(self._prepared(self._begin(last, state, Stopwatch(), maps, first)))
+                ahead = self._prepared(self._begin(last, state, Stopwatch(), maps, first))
+                started.append(ahead)
             self._publisher.go_on(year if more else last)
             _start(started)
-        self.fields, self._report, self.first = fields, report, first
-        self._ahead = started[0] if started else None
+        self.fields, self._report, self.first, self._ahead = fields, report, first, ahead
         self.last, self.held = last, None
         if not self._lag:
             self.land()

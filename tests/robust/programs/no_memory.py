@@ -115,8 +115,8 @@ class Run:
         if hook == "set_grid":
             land.set_grid(self.cells)
         elif hook == "step":
-            land.step(self.year + 1, state(self.cells.cell_id.size, NAMES, self.year + 1))
-            self.year += 1
+            self.year = 2001 if land.last is None else land.last + 1  # whatever became of the last one
+            land.step(self.year, state(self.cells.cell_id.size, NAMES, self.year))
         elif hook in ("write_restart", "read_restart"):
             getattr(land, hook)(self.kept)
         else:
