@@ -376,6 +376,7 @@ class Component:
             "host_grid": self._gridded().domain.hosts.fingerprint,
             "constraint": self.config.constraint.mode,
             "weights": self.emulator.weights_hash,
+            "design": self.emulator.design,
         }
 
     def _provenance(self, domain: Domain | None = None) -> dict[str, str]:

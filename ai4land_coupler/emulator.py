@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +41,7 @@ class Emulator:
     path: Path
     hash: str  # sha256 of emulator.yaml
     weights_hash: str  # sha256 of weights.safetensors
+    design: str  # sha256 of what emulator.yaml says of all but the weights and how they were trained
 
     def __post_init__(self) -> None:
         ratio = self.coarse.ratio_to(self.fine)
@@ -81,7 +83,7 @@ class Emulator:
                 tile=int(d["tile"]), halo=int(d["halo"]), base_year=int(d["base_year"]),
                 unet=UNetConfig(**d["unet"]), statics=tuple(Channel(**entry) for entry in d["statics"]),
                 training=dict(d["training"]), path=path,
-                hash=hashlib.sha256(content).hexdigest(), weights_hash=weights_hash,
+                hash=hashlib.sha256(content).hexdigest(), weights_hash=weights_hash, design=_design(d),
             )  # fmt: skip
         except (LookupError, TypeError, ValueError, ArithmeticError, GridError) as error:
             raise EmulatorError(f"{path / 'emulator.yaml'}: missing or wrong entry: {error}") from error
@@ -161,6 +163,14 @@ def _entry(description: dict[str, Any], key: str, kind: type, path: Path) -> Any
     if not isinstance(description.get(key), kind):
         raise EmulatorError(f"{path / 'emulator.yaml'}: entry {key!r} is missing or no {kind.__name__}")
     return description[key]
+
+
+def _design(description: dict[str, Any]) -> str:
+    """SHA-256 of a description without its weights, and without what else other training changes."""
+    trained = ("weights.safetensors", "training_record.json")
+    files = {name: value for name, value in description["sha256"].items() if name not in trained}
+    kept = {key: value for key, value in description.items() if key != "training"} | {"sha256": files}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _verify(path: Path, hashes: dict[str, str]) -> None:

@@ -18,6 +18,9 @@ FORMAT = "ai4land_coupler restart 2"
 IDENTITY = ("emulator", "legend", "host_grid", "constraint", "weights")
 """Attributes that must agree for a restart to be accepted."""
 
+DESIGN = "design"
+"""What the emulator is beside its weights; attributes that say so let other weights be known as such."""
+
 Variables = dict[str, tuple[tuple[str, ...], NDArray, Mapping[str, str]]]
 
 
@@ -84,7 +87,7 @@ class Restart:
             "format": FORMAT,
             "digest": self.digest,
             "checksum": self._checksum(),
-            **{f"identity_{key}": self.identity[key] for key in IDENTITY},
+            **{f"identity_{key}": self.identity[key] for key in (*IDENTITY, DESIGN) if key in self.identity},
             **self.provenance,
         }
 
@@ -110,9 +113,11 @@ class Restart:
         found = _content(path, variables, str(attributes.get("digest")))
         if found._checksum() != str(attributes.get("checksum")):
             raise RestartError(f"restart {path} is damaged: its content does not have the checksum it was written with")
-        theirs = {key: str(attributes.get(f"identity_{key}")) for key in IDENTITY}
+        theirs = {key: str(attributes.get(f"identity_{key}")) for key in (*IDENTITY, DESIGN)}
+        others = theirs["weights"] != identity["weights"] and theirs[DESIGN] == identity.get(DESIGN)
         for key in IDENTITY:
-            if theirs[key] != identity[key] and not (key == "weights" and allow_other_weights):
+            passed = others if key == "emulator" else key == "weights" and allow_other_weights
+            if theirs[key] != identity[key] and not passed:
                 hint = "; set restart.allow_other_weights to accept" if key == "weights" else ""
                 raise RestartError(f"restart {path} belongs to another {key}: it has {theirs[key]}, this run has "
                                    f"{identity[key]}{hint}")  # fmt: skip
