@@ -1,9 +1,10 @@
 """A coupled run that writes a restart every year, and goes on from the last good one when it is started again.
 
-usage: coupled.py EMULATOR FOLDER LAG DEAL [HANDLER]
+usage: coupled.py EMULATOR FOLDER LAG DEAL [HANDLER [LIBRARY]]
 
 HANDLER: what the host does on SIGTERM: "goes on" counts in Python, "exits" raises SystemExit and ends the job, "in C"
-runs a function of the C library and has system calls end early; the default is to have no handler.
+counts in C, by the function of LIBRARY, "stops" does that too and ends well after the year in which one came; the
+default is to have no handler.
 It leaves FOLDER/handled.RANK with the count, FOLDER/pid.RANK once it integrates, and FOLDER/final.npz at the end.
 """
 
@@ -11,6 +12,7 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -36,23 +38,23 @@ def take_up(land: Component, folder: Path) -> None:
                 return
 
 
-def handle(how: str) -> list[int]:
-    """Install the host's handler; the signals that came, as Python counts them."""
+def handle(how: str, library: str) -> Callable[[], int]:
+    """Install the host's handler; how many signals came, as it counts them."""
     came: list[int] = []
 
     def leave(number: int, _: object) -> None:
         raise SystemExit(128 + number)
 
-    if how == "in C":
-        libc = ctypes.CDLL(None)
-        libc.signal(signal.SIGTERM, libc.abs)
-        libc.siginterrupt(signal.SIGTERM, 1)
-    elif how:
+    if library:
+        own = ctypes.CDLL(library)
+        assert own.install(signal.SIGTERM) == 0
+        return own.so_far
+    if how:
         signal.signal(signal.SIGTERM, leave if how == "exits" else lambda number, _: came.append(number))
-    return came
+    return lambda: len(came)
 
 
-def main(emulator: str, folder: Path, lag: int, how: str) -> None:
+def main(emulator: str, folder: Path, lag: int, how: str, stops: Callable[[], bool]) -> None:
     comm = MPI.COMM_WORLD
     grid = cells().take(deal(how, comm.rank, comm.size))
     with Component.init(Config(emulator=emulator, lag=lag, output=OutputConfig(folder=folder)), comm) as land:
@@ -64,6 +66,8 @@ def main(emulator: str, folder: Path, lag: int, how: str) -> None:
             if years.last is None or year > years.last:
                 land.step(year, state(grid.cell_id, land.legend, year))
                 land.write_restart(folder / "restart.nc")
+                if comm.allreduce(stops(), op=MPI.LOR):
+                    return
         ids = np.concatenate(comm.allgather(land.get("fine", "cell_id")))
         got = {
             name: np.concatenate(comm.allgather(land.get("fine", name)))[np.argsort(ids)]
@@ -75,9 +79,10 @@ def main(emulator: str, folder: Path, lag: int, how: str) -> None:
         (folder / "final.part.npz").rename(folder / "final.npz")
 
 
-came = handle(sys.argv[5] if len(sys.argv) > 5 else "")
+handler, library = (*sys.argv[5:7], "", "")[:2]
+came = handle(handler, library)
 try:
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4], lambda: handler == "stops" and came() > 0)
 except SystemExit as error:
     MPI.COMM_WORLD.Abort(int(str(error)))
-Path(sys.argv[2], f"handled.{MPI.COMM_WORLD.rank}").write_text(str(len(came)))
+Path(sys.argv[2], f"handled.{MPI.COMM_WORLD.rank}").write_text(str(came()))
