@@ -191,6 +191,7 @@ class Component:
                     if room is not None:  # while nothing has changed that a lack of memory would leave half done
                         room.update(self._room())
                     watch = Stopwatch()
+                    self._publisher.heed()
                     self._complete(year, state or {})
                     _refuse_different_years(comm, year)
                 years, own, refused = self._gridded(), None, ""
@@ -283,6 +284,7 @@ class Component:
                 fields.year if years.last is None else years.last, ahead, self._identity(), self._provenance(),
                 first, prior,
             )  # fmt: skip
+            self._publisher.settle()  # a restart says that the output up to its year is there
             comm.agree(None)  # nothing is written where a rank has failed
             if comm.rank == 0:
                 restart.write(Path(path))
@@ -294,6 +296,7 @@ class Component:
             with self._noted(lambda record, *end: record.restart_read(comm, Path(path), *end)):
                 with comm.whole():
                     years, others = self._gridded(), self.config.restart.allow_other_weights
+                    self._publisher.settle()
                     read = Restart.read(Path(path), self._identity(), others) if comm.rank == 0 else None
                 years.resume(read, str(path))
             self._put = {}
@@ -310,6 +313,8 @@ class Component:
             with comm.hook(), self._noted(lambda record, *end: record.finalized(comm, *end)):
                 if self._years is not None:
                     self._years.land()
+                with comm.whole():
+                    self._publisher.settle()
                 self._publisher.summarise()
         finally:
             self._give_back()
@@ -317,6 +322,10 @@ class Component:
     def _give_back(self) -> None:
         comm, self._comm = self._alive(), None
         try:  # no `suppress`, which may lack memory itself
+            self._publisher.close()
+        except MemoryError:
+            pass
+        try:
             if self._years is not None:
                 self._years.drop()
         except MemoryError:

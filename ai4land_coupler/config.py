@@ -72,12 +72,16 @@ class WorkersConfig(Section):
 
 
 class OutputConfig(Section):
-    """Where the years go, a netCDF file each or all in a zarr store, and which hold fractions beside the class map."""
+    """Where the years go, a netCDF file each or all in a zarr store, and which hold fractions beside the class map.
+
+    behind: how many years may be written while the run goes on; 0: a step ends when its year is on disk.
+    """
 
     folder: Path
     format: Literal["netcdf", "zarr"] = "netcdf"
     fractions: Literal["none", "all"] | tuple[int, ...] = "none"
     compression: Annotated[int, Field(ge=0, le=9)] = 1
+    behind: Annotated[int, Field(ge=0, le=100)] = 1
 
 
 class RestartConfig(Section):

@@ -22,6 +22,23 @@ if TYPE_CHECKING:
     from ai4land_coupler.comm import Communicator
     from ai4land_coupler.emulator import Emulator
 
+
+@dataclass(frozen=True)
+class Canvas:
+    """What output has to know of an emulator: tile is the side of its tiles in fine cells."""
+
+    name: str
+    legend: tuple[str, ...]
+    fine: RegularGrid
+    coarse: RegularGrid
+    tile: int
+
+    @classmethod
+    def of(cls, emulator: Emulator | Canvas) -> Canvas:
+        """The canvas of an emulator, without its network and static fields."""
+        return cls(emulator.name, tuple(emulator.legend), emulator.fine, emulator.coarse, emulator.tile)
+
+
 TIME_ATTRIBUTES = {
     "standard_name": "time",
     "long_name": "start of the year",
@@ -55,7 +72,7 @@ class Writer(ABC):
     """
 
     folder: Path
-    emulator: Emulator
+    emulator: Emulator | Canvas
     provenance: Mapping[str, str]
     compression: int = 1
     fractions: Literal["none", "all"] | tuple[int, ...] = "none"
@@ -98,6 +115,7 @@ class Writer(ABC):
         local: Callable[[Tile], Mapping[str, NDArray[Any]]],
         coarse: Mapping[str, NDArray[np.float64]],
         held: str = "",
+        begin: Callable[[int, Sequence[Tile], str], OpenYear] | None = None,
     ) -> Path:
         """Write one year and return its path. Collective; raises OutputError on every rank or on none.
 
@@ -107,12 +125,13 @@ class Writer(ABC):
         coarse: "target", "residual", "unplaced" and, with `change`, "cut" (K, nlat, nlon) float64 on the coarse grid,
         NaN where there is none, needed on rank 0 only. held: why the fields are those of an earlier year, which the
         output then says.
+        begin: what begins the year on rank 0, in place of `open`.
         Rank 0 holds one tile at a time; what fails there or elsewhere is raised after every tile was passed on.
         """
         names = MAPS + (self.emulator.legend if self.has_fractions(year) else ())
         spare = comm.together(lambda: blank(tiles[0], names) if tiles else {})
         attempt = _Attempt(self.path(year))
-        file = attempt(self.open, year, tiles, held) if comm.rank == 0 else None
+        file = attempt(begin or self.open, year, tiles, held) if comm.rank == 0 else None
         try:
             for tile, rank in zip(tiles, owner, strict=True):
                 if comm.rank == rank:
@@ -151,15 +170,19 @@ class _Attempt:
             return function(*args)
         except Exception as error:  # whatever it is, the other ranks must not wait for this one
             self.cause = error
-            failed = error if isinstance(error, CouplerError) else OutputError(self._explain(error))
+            failed = error if isinstance(error, CouplerError) else OutputError(explained(self._path, error))
             self.failure = (int(failed.status), str(failed))
             return None
 
-    def _explain(self, error: Exception) -> str:
-        text = f"{self._path} could not be written: {error or type(error).__name__}"
-        with suppress(OSError):
-            text += f"; {shutil.disk_usage(self._path.parent).free / 2**20:.0f} MiB are free on that disk"
-        return f"{text}; make room or choose another output.folder. Files of earlier years are whole"
+
+def explained(path: Path, error: Exception) -> str:
+    """What a user reads of an error in writing `path`."""
+    if isinstance(error, CouplerError):
+        return str(error)
+    text = f"{path} could not be written: {str(error) or type(error).__name__}"
+    with suppress(OSError):
+        text += f"; {shutil.disk_usage(path.parent).free / 2**20:.0f} MiB are free on that disk"
+    return f"{text}; make room or choose another output.folder. Files of earlier years are whole"
 
 
 def _of_tile(

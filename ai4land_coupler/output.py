@@ -32,6 +32,7 @@ from ai4land_coupler.tiles import Tile, all_tiles
 
 if TYPE_CHECKING:
     from ai4land_coupler.emulator import Emulator
+    from ai4land_coupler.outfields import Canvas
 
 
 class YearWriter(Writer):
@@ -77,7 +78,7 @@ class _YearFile:
             self.discard()
             raise
 
-    def _blank_maps(self, emulator: Emulator, size: int, active: set[int]) -> None:
+    def _blank_maps(self, emulator: Emulator | Canvas, size: int, active: set[int]) -> None:
         """Write 0 where no tile will come: the maps have no fill value, so that readers keep their bytes."""
         for tile in all_tiles(emulator.fine, emulator.coarse, size):
             if tile.index not in active:
@@ -145,7 +146,7 @@ def _create(
     return variable
 
 
-def _create_axes(nc: netCDF4.Dataset, emulator: Emulator, year: int) -> None:
+def _create_axes(nc: netCDF4.Dataset, emulator: Emulator | Canvas, year: int) -> None:
     """Dimensions and coordinate variables: time, the fine and the coarse grid with their bounds."""
     nc.createDimension("time", None)
     nc.createDimension("class", len(emulator.legend))

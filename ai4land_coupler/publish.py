@@ -1,18 +1,20 @@
 """What a run leaves behind: its years as netCDF files or in a zarr store, report.json, and a line a year on the log."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ai4land_coupler.behind import Behind
 from ai4land_coupler.comm import Communicator
 from ai4land_coupler.config import OutputConfig
 from ai4land_coupler.domain import Domain
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import ConfigError
-from ai4land_coupler.outfields import Writer
+from ai4land_coupler.outfields import OpenYear, Writer
 from ai4land_coupler.output import YearWriter, read_report, write_report
 from ai4land_coupler.report import YearReport, run_report
 from ai4land_coupler.tiles import Tile
@@ -42,6 +44,7 @@ class Publisher:
         self._entries: list[dict[str, object]] = []
         self._files: list[str] = []
         self._writer: Writer | None = None
+        self._behind = Behind(config.behind) if config and config.behind and speaks else None
         if config:
             self._writer = replace(_writer(config, emulator, provenance, backward), change=change)
             if speaks:
@@ -52,9 +55,14 @@ class Publisher:
         self._provenance = provenance
         if self._writer is not None:
             self._writer = replace(self._writer, provenance=provenance)
+        if self._behind is not None:
+            self._behind.start()
 
     def write(self, comm: Communicator, domain: Domain, fields: YearFields, year: int, held: str = "") -> None:
-        """Write the file of a year, with why its fields are held if so; OutputError on every rank. Collective."""
+        """Write the file of a year, with why its fields are held if so; OutputError on every rank. Collective.
+
+        Behind the step it is only handed over, once there is room; the error may be that of a year before.
+        """
         if self._writer is None:
             return
         own = {cells.tile.index: i for i, cells in enumerate(domain.own)}
@@ -72,7 +80,7 @@ class Publisher:
             return out
 
         coarse = self._coarse(comm, domain, fields)
-        path = self._writer.write(comm, year, domain.tiles, domain.owner, local, coarse, held)
+        path = self._writer.write(comm, year, domain.tiles, domain.owner, local, coarse, held, self._begin)
         if str(path) not in self._files:
             self._files.append(str(path))
 
@@ -84,10 +92,25 @@ class Publisher:
             line = report.line(self._last) if self._speaks else ""
             if self._folder is not None and self._speaks:
                 entries = [*(entry for entry in self._entries if entry["year"] != report.year), report.entry()]
-                write_report(self._folder, run_report(entries, self._provenance, self._files))
+                self._report(self._folder, run_report(entries, self._provenance, self._files))
         self._entries, self._last = entries, report
         if self._speaks:
             log.info(line)
+
+    def heed(self) -> None:
+        """Raise the OutputError of a year written behind the step that failed, once, without waiting. Local."""
+        if self._behind is not None:
+            self._behind.heed()
+
+    def settle(self) -> None:
+        """Wait until all years are on disk; raises as `heed` does. Local."""
+        if self._behind is not None:
+            self._behind.settle()
+
+    def close(self) -> None:
+        """End what writes behind the step, once all years are on disk. Local."""
+        if self._behind is not None:
+            self._behind.close()
 
     def go_on(self, year: int) -> None:
         """Keep what report.json of this grid and emulator says of the years up to `year`, for a run taken up there."""
@@ -106,7 +129,18 @@ class Publisher:
     def summarise(self) -> None:
         """Log where the files are."""
         if self._speaks and self._files:
-            log.info("%d %s and report.json in %s", len(self._files), self._writer and self._writer.kind, self._folder)
+            there = sum(Path(name).exists() for name in self._files)
+            log.info("%d %s and report.json in %s", there, self._writer and self._writer.kind, self._folder)
+
+    def _begin(self, year: int, tiles: Sequence[Tile], held: str) -> OpenYear:
+        """Begin a year on rank 0, behind the step or in it."""
+        assert self._writer is not None
+        return (self._behind.open(self._writer, year, tiles, held) if self._behind
+                else self._writer.open(year, tiles, held))  # fmt: skip
+
+    def _report(self, folder: Path, report: Mapping[str, object]) -> None:
+        if self._behind is None or not self._behind.report(folder, report):
+            write_report(folder, report)
 
     def _coarse(self, comm: Communicator, domain: Domain, fields: YearFields) -> dict[str, NDArray[np.float64]]:
         """What lies on the coarse grid of rank 0, (K, nlat, nlon) each, NaN where there is none. Collective."""

@@ -19,7 +19,7 @@ from ai4land_coupler.restart import IDENTITY, Restart
 SAME = 1e-12
 """How far two fractions may be apart and count as one state."""
 
-FREE = {"emulator", "record", "lag", "regrid.cache", "output.folder"}
+FREE = {"emulator", "record", "lag", "regrid.cache", "output.folder", "output.behind"}
 """Keys that may differ: the emulator is told by its hash, the others change no field."""
 
 log = logging.getLogger(__package__)

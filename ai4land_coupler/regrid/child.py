@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from ai4land_coupler.errors import RegridError
@@ -20,6 +21,8 @@ _JOB_VARIABLES = (
     *("OMPI_", "PMIX_", "PMI_", "PMI2_", "PRTE_", "MPI_", "MPICH_", "MPIR_", "HYDRA_", "HYDI_", "I_MPI_", "MV2_"),
     *("SLURM_", "SLURMD_", "PBS_", "LSB_", "LSF_", "COBALT_", "FLUX_", "ALPS_", "PALS_", "UCX_"),
 )
+Action = tuple[int, ...] | tuple[int, int, str, int, int]
+
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -66,22 +69,34 @@ def run_module(module: str, arguments: list[str], log: Path, limit: float) -> in
 
     Raises TimeoutError after `limit` seconds (the child is killed), OSError where it cannot be started.
     """
-    python = interpreter()
-    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
+    opened: list[Action] = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
         (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
         (os.POSIX_SPAWN_DUP2, 1, 2),
-        *((os.POSIX_SPAWN_CLOSE, fd) for fd in _open_files()),
     ]
-    child = os.posix_spawn(
+    return wait(_spawn(module, arguments, opened, []), limit)
+
+
+def start_module(module: str, arguments: list[str], files: tuple[int, int, int]) -> int:
+    """Start `python -m module arguments` with these three files, above 2, in place of stdin, stdout and stderr.
+
+    Its process id, to be given to `wait`. It hears no signal that can be blocked: they are meant for the host. Raises
+    OSError where it cannot be started.
+    """
+    given: list[Action] = [(os.POSIX_SPAWN_DUP2, fd, at) for at, fd in enumerate(files)]
+    return _spawn(module, arguments, given, signal.valid_signals())
+
+
+def _spawn(module: str, arguments: list[str], files: list[Action], blocked: Iterable[int]) -> int:
+    python = interpreter()
+    return os.posix_spawn(
         python,
         [python, "-P", "-m", module, *arguments],
         environment(),
-        file_actions=actions,
-        setsigmask=[],
+        file_actions=[*files, *((os.POSIX_SPAWN_CLOSE, fd) for fd in _open_files())],
+        setsigmask=blocked,
         setsigdef=[s for s in signal.valid_signals() if s not in (signal.SIGKILL, signal.SIGSTOP)],
     )
-    return _wait(child, limit)
 
 
 def _open_files() -> list[int]:
@@ -100,7 +115,8 @@ def _inherited(fd: int) -> bool:
         return False
 
 
-def _wait(child: int, limit: float) -> int:
+def wait(child: int, limit: float) -> int:
+    """The exit status of a process that was started, negative for a signal; TimeoutError, once it is killed."""
     deadline = time.monotonic() + limit
     pause = 0.002
     while True:
