@@ -125,7 +125,7 @@ class WriterProcess:
     """The process and what was sent to it.
 
     page: what it says of itself; sent: bytes of parcels; finished: years sent to their end; ended: it is gone, and
-    why, where it went by itself.
+    why, where it went by itself; pid: its process id.
     """
 
     def __init__(self) -> None:
@@ -142,8 +142,8 @@ class WriterProcess:
             with theirs:
                 name, own = "ai4land_coupler.writer_process", str(os.getpid())
                 ends = (self._own(files, os.dup(theirs.fileno())), page, said)
-                pid = child.start_module(name, [own], ends)
-            self.end = weakref.finalize(self, _end, ours, pid, os.getpid())
+                self.pid = child.start_module(name, [own], ends)
+            self.end = weakref.finalize(self, _end, ours, self.pid, os.getpid())
         finally:
             for file in files:
                 os.close(file)

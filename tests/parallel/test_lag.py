@@ -124,7 +124,7 @@ def test_the_first_year_is_never_held(emulator, tmp_path) -> None:
 def test_a_year_that_could_not_be_written_is_served_when_the_step_is_tried_again(emulator, tmp_path) -> None:
     """The folder is taken away while 2003 is in the making, and given back."""
     years = tmp_path / "years"
-    config = Config(emulator=str(emulator), lag=1, output=OutputConfig(folder=years))
+    config = Config(emulator=str(emulator), lag=1, output=OutputConfig(folder=years, behind=0))
     grid = deal.cells()
     with Component.init(config, MPI.COMM_SELF) as land:
         land.set_grid(grid)

@@ -49,6 +49,18 @@ def test_lag_0_hears_at_once(tiny: Path, tmp_path: Path, what: str) -> None:
     assert result["same"]
 
 
+@pytest.mark.parametrize("what", ["full behind", "lost behind"])
+def test_what_fails_behind_the_step_is_heard_at_the_next_call(tiny: Path, tmp_path: Path, what: str) -> None:
+    """On both ranks, and once; the restart after it is not written, and the run goes on from the one before."""
+    done = mpirun(2, sys.executable, PROGRAM, tiny, tmp_path, what, "0", timeout=60)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    told = [result["got"][hook] for hook in ("step", "restart")]
+    assert [Status.OUTPUT] * 2 in told, result
+    assert told in ([[0, 0], [Status.OUTPUT] * 2], [[Status.OUTPUT] * 2, [0, 0]]), result
+    assert result["same"]
+
+
 @pytest.mark.parametrize("what", ["python", pytest.param("device memory", marks=MANY), "full"])
 def test_lag_1_hears_a_year_later(tiny: Path, tmp_path: Path, what: str) -> None:
     """What fails in the thread is told by the next step; what fails in writing by the step that writes."""

@@ -82,6 +82,18 @@ class SmallFiles:
         resource.setrlimit(resource.RLIMIT_FSIZE, self._before)
 
 
+class SmallFilesBehind:
+    """No file grows beyond a few kB, for the process that writes behind the step."""
+
+    def __enter__(self) -> None:
+        for pid in Path("/proc/self/task", str(os.getpid()), "children").read_text().split():
+            if b"writer_process" in Path("/proc", pid, "cmdline").read_bytes():
+                resource.prlimit(int(pid), resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+
+    def __exit__(self, *_: object) -> None:
+        """It ends with this run of the host."""
+
+
 class NoMemory:
     """The last rank gets no more address space: blocks that do not fit into what it has are refused to all libraries.
 
@@ -137,13 +149,16 @@ def trouble(what: str, folder: Path) -> Any:
         return Sabotage(RAISED[what])
     if what == "limit":
         return NoMemory()
+    if what == "full behind":
+        return SmallFilesBehind()
     return SmallFiles() if what == "full" else NoFolder(folder)
 
 
 def run(emulator: str, folder: Path, lag: int, what: str | None) -> tuple[dict[str, list[int]], np.ndarray]:
     got: dict[str, list[int]] = {}
     cells = host()
-    config = Config(emulator=emulator, lag=lag, output=OutputConfig(folder=folder, fractions="all"))
+    behind = 0 if what in ("full", "lost") else 1
+    config = Config(emulator=emulator, lag=lag, output=OutputConfig(folder=folder, fractions="all", behind=behind))
     land = Component.init(config, COMM)
     land.set_grid(cells)
     for year in YEARS:
