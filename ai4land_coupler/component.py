@@ -165,7 +165,8 @@ class Component:
 
         `state` may hand over classes as `put` does. With `lag: 1` the fields served are those of the step before.
         Raises the same error on every rank: UsageError, TimeOrderError, BadInputError, ConstraintError or OutputError;
-        the last good year is then still served, and this one may be tried again. Where bad values are configured to
+        the last good year is then still served, and this one may be tried again. An OutputError may be that of an
+        earlier year, which is then given up. Where bad values are configured to
         hold last year's fields they are served, and `held` says why.
         """
         room: dict[str, NDArray[np.float64]] = {}
@@ -265,7 +266,8 @@ class Component:
     def write_restart(self, path: "str | Path") -> None:
         """Write the year served to exactly `path`; an older file of that name becomes `path`.1. Collective.
 
-        A year whose fields are in the making (`lag: 1`) goes with it.
+        A year whose fields are in the making (`lag: 1`) goes with it. It waits until the output of the years before is
+        on disk; where that fails OutputError is raised, once, and no restart written.
         """
         comm = self._alive()
 
@@ -304,7 +306,7 @@ class Component:
     def finalize(self) -> None:
         """Give back what the plugin holds, once a year in the making is served; a second call does nothing. Collective.
 
-        Raises what that year failed with.
+        All years are then on disk. Raises what that year, or one still to be written, failed with.
         """
         if self._comm is None:
             return
@@ -322,12 +324,11 @@ class Component:
     def _give_back(self) -> None:
         comm, self._comm = self._alive(), None
         try:  # no `suppress`, which may lack memory itself
-            self._publisher.close()
-        except MemoryError:
-            pass
-        try:
-            if self._years is not None:
-                self._years.drop()
+            try:
+                self._publisher.close()
+            finally:
+                if self._years is not None:
+                    self._years.drop()
         except MemoryError:
             pass
         self._years = None
