@@ -8,6 +8,7 @@ hears none of the host's signals and ends with the host, however that ends.
 from __future__ import annotations
 
 import fcntl
+import io
 import logging
 import os
 import select
@@ -130,10 +131,12 @@ class WriterProcess:
 
     def __init__(self) -> None:
         files: list[int] = []
+        ours: socket.socket | None = None
+        heard: io.FileIO | None = None
         try:
             page = self._own(files, memory_file())
             said = self._own(files, memory_file())
-            self._said = os.fdopen(os.dup(said), "rb", buffering=0)
+            heard = io.FileIO(os.dup(said), "rb")
             self.page = Page(page)
             self.sent = self.finished = 0
             self.ended, self.why = False, ""
@@ -143,7 +146,12 @@ class WriterProcess:
                 name, own = "ai4land_coupler.writer_process", str(os.getpid())
                 ends = (self._own(files, os.dup(theirs.fileno())), page, said)
                 self.pid = child.start_module(name, [own], ends)
-            self.end = weakref.finalize(self, _end, ours, self.pid, os.getpid())
+            self.end = weakref.finalize(self, _end, ours, heard, self.pid, os.getpid())
+        except BaseException:
+            for opened in (ours, heard):
+                if opened is not None:
+                    opened.close()
+            raise
         finally:
             for file in files:
                 os.close(file)
@@ -207,13 +215,12 @@ class WriterProcess:
     def _lost(self) -> None:
         """The process has ended by itself. Raises OutputError unless everything was written."""
         self.page.hear()
-        status = self.end() or 0
-        how = f"signal {-status}" if status < 0 else f"exit status {status}"
-        said = self._said.seek(0) or self._said.read()[-2000:].decode(errors="replace").strip()
-        self.why = (
-            f"the process that writes the output has ended with {how} ({said or 'it said nothing'}), and what it had "
-            "been given to write is not written; files of earlier years are whole"
-        )
+        how = self.end()  # nothing where that was known already
+        if how:
+            self.why = (
+                f"the process that writes the output has ended with {how}, and what it had been given to write is not "
+                "written; files of earlier years are whole"
+            )
         error = OutputError(self.why) if self.sent > self.page["taken"] else None
         self.ended, self.sent = True, self.page["taken"]
         if error is not None:
@@ -270,15 +277,17 @@ class _QueuedYear:
         self._parcel = None
 
 
-def _end(ours: socket.socket, pid: int, owner: int) -> int:
-    """Let the process end once it has written what it was sent; its exit status. Not in a fork of the host."""
-    try:
+def _end(ours: socket.socket, said: io.FileIO, pid: int, owner: int) -> str:
+    """Let the process end once it has written what it was sent; how it did. Not in a fork of the host."""
+    with ours, said:
         if os.getpid() != owner:
-            return 0
+            return ""
         with suppress(OSError):
             ours.send(b"end", socket.MSG_NOSIGNAL)
-        return child.wait(pid, LIMIT)
-    except TimeoutError:
-        return -signal.SIGKILL
-    finally:
-        ours.close()
+        try:
+            status = child.wait(pid, LIMIT)
+        except TimeoutError:
+            status = -signal.SIGKILL
+        said.seek(0)
+        text = said.read()[-2000:].decode(errors="replace").strip() or "it said nothing"
+        return f"{f'signal {-status}' if status < 0 else f'exit status {status}'} ({text})"

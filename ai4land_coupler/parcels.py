@@ -71,6 +71,8 @@ def messages(file: int) -> Iterator[object]:
 
 def memory_file() -> int:
     """A file in memory, closed in processes that are started from this one. Raises OSError."""
+    if not hasattr(os, "memfd_create"):
+        raise OSError("this system has no files in memory")
     return os.memfd_create("ai4land output")
 
 
