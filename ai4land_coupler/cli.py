@@ -203,6 +203,24 @@ def bench(
 
 @app.command()
 @ending_well
+def plan(
+    emulator: Annotated[str, typer.Option(help="Shipped name or folder.")] = "igbp-0p05",
+    ranks: Annotated[str, typer.Option(help="Plans of so many simulated ranks, as 64,256; none where left out.")] = "",
+    grid: Annotated[str, typer.Option(help="Host grid of the plans: a file, FILE:NAME or latlon:STEP.")] = "latlon:1",
+    step: Annotated[float, typer.Option(help="Cells of the finer globe, in degrees.")] = 0.01,
+    tile: Annotated[int, typer.Option(help="Its tiles, in cells.")] = 400,
+    tiles: Annotated[int, typer.Option(min=0, help="Run so many of them, random weights; takes disk space.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Threads for them.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="JSON with all of it.")] = None,
+) -> None:
+    """Say what more workers and a finer globe would ask for: balance, memory a rank, exchange, seconds."""
+    from ai4land_coupler.scale import command
+
+    command.plan(emulator, grid, _numbers("--ranks", ranks) if ranks else [], step, tile, tiles, threads, out)
+
+
+@app.command()
+@ending_well
 def plot(
     folder: Annotated[Path, typer.Argument(help="Folder of a run: ai4land_YYYY.nc or ai4land.zarr.")],
     out: Annotated[Path | None, typer.Option(help="Where the PNGs go; the folder itself where left out.")] = None,

@@ -48,7 +48,7 @@ class Layout:
         touched = np.zeros(grid.size, dtype=bool)
         touched[tile] = True
         has_land = np.array([(emulator.base_map()[t.rows, t.cols] > 0).any() for t in tiles])
-        owner = _owners(comm.any(touched), has_land, range(comm.size) if workers is None else workers)
+        owner = owners(comm.any(touched), has_land, range(comm.size) if workers is None else workers)
         own = tuple(t for t in tiles if owner[t.index] == comm.rank)
         sending = np.unique(np.stack([cell, owner[tile]]), axis=1)
         plot, windows = _plot(emulator, grid, owner, own)
@@ -78,7 +78,7 @@ class Layout:
         return tuple(tiles[index] for index in np.flatnonzero(comm.any(flags)))
 
 
-def _owners(touched: NDArray[np.bool_], has_land: NDArray[np.bool_], workers: Sequence[int]) -> Index:
+def owners(touched: NDArray[np.bool_], has_land: NDArray[np.bool_], workers: Sequence[int]) -> Index:
     """Tiles with land are dealt first, then those of the sea, where only unplaced land is to be counted."""
     wanted = np.concatenate([np.flatnonzero(touched & has_land), np.flatnonzero(touched & ~has_land)])
     owner = np.full(touched.size, -1, dtype=np.int64)
