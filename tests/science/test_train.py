@@ -201,6 +201,9 @@ def test_the_pace_of_reading_is_taken_in_both_orders(folder: Path, caplog: pytes
     for read, memory, share, *_ in told:  # samples a second, and the ratio of the seconds
         assert share == pytest.approx(read / memory)
     assert ratio == pytest.approx(np.mean([args[2] for args in told]))
+    end = caplog.records[-1].args
+    assert isinstance(end, tuple)
+    assert 0 < end[2] < 1  # seconds a sample
     assert not (folder / "pace").exists()
 
 

@@ -21,14 +21,15 @@ def measure(path: str | Path, rounds: int = 7, steps: int = 6) -> float:
     """Train on, `steps` steps as they are read and on the same batches out of memory, `rounds` times, in turns first.
 
     Prints samples a second of both, the share of the time that the device waits for batches, and the same ratio in
-    processor time of this process, which other work on the machine does not move; returns the median ratio of the
-    samples a second. Nothing is written. The reader has its queue full before its time is taken and refills it within.
+    processor time of this process, which other work on the machine moves less; at the end the processor time that
+    reading a sample takes, alone. Returns the median ratio of the samples a second. Nothing is written. The reader has
+    its queue full before its time is taken and refills it within.
     """
     config = TrainConfig.read(path)
     with joined(config.device) as (team, device):
         show_log(team.rank)
         repeatable(device)
-        trainer, found = Trainer(config, team, device), []
+        trainer, found, alone = Trainer(config, team, device), [], []
         number = steps * config.accumulate
         held: list[Batch] = []
         for turn in range(rounds):
@@ -38,6 +39,7 @@ def measure(path: str | Path, rounds: int = 7, steps: int = 6) -> float:
                     times[kind] = _time(trainer, iter(held), steps, Clock(device))
                 else:
                     times[kind] = _time_reading(trainer, (turn + 1) * number, steps, held)
+            alone.append(_reading_alone(trainer, turn))
             both = trainer.control.sum(np.array([times["read"], times["memory"]])) / team.size
             found.append(both[1, :2] / both[0, :2])
             pace = number * config.batch * team.size / both[:, 0]
@@ -47,10 +49,17 @@ def measure(path: str | Path, rounds: int = 7, steps: int = 6) -> float:
             )  # fmt: skip
         wall, processor = np.median(found, axis=0)
         log.info(
-            "reading keeps %.3f of the pace from memory, %.3f in processor time (medians of %d rounds)",
-            wall, processor, rounds,
+            "reading keeps %.3f of the pace from memory, %.3f in processor time, of which a sample takes %.4f s "
+            "(medians of %d rounds)", wall, processor, np.median(alone), rounds,
         )  # fmt: skip
         return float(wall)
+
+
+def _reading_alone(trainer: Trainer, number: int) -> float:
+    """Return processor seconds of reading one sample of pass `number`."""
+    start = time.process_time()
+    trainer.samples[number]
+    return (time.process_time() - start) / trainer.config.batch
 
 
 def _time_reading(trainer: Trainer, first: int, steps: int, held: list[Batch]) -> tuple[float, float, float]:
