@@ -69,16 +69,21 @@ def close(
     _refuse_unusable(z, a, f)
     compiled = kernel.ready() and z.dtype == np.float32
     fractions, residual = (_close_compiled if compiled else _close_numpy)(z, a, f, allowed)
+    refuse_stuck(residual, f)
+    return fractions, residual
+
+
+def refuse_stuck(residual: Floats, totals: Floats) -> None:
+    """Raise CellError for the first of cells (C, K) that misses a total."""
     stuck = np.argwhere(np.abs(residual) > PROMISE)
     if stuck.size:
         cell, klass = (int(i) for i in stuck[0])
         raise CellError(
             cell,
             klass,
-            f"the total {f[cell, klass]:.17g} is missed by {residual[cell, klass]:.3g} of the land after "
+            f"the total {totals[cell, klass]:.17g} is missed by {residual[cell, klass]:.3g} of the land after "
             f"{MAX_ITERATIONS} iterations, {PROMISE:g} is allowed; look at the logits of this cell",
         )
-    return fractions, residual
 
 
 def _close_compiled(z: NDArray, a: Floats, f: Floats, allowed: NDArray[np.bool_] | None) -> tuple[Floats, Floats]:
@@ -340,10 +345,15 @@ def _refuse_unusable(z: NDArray, area: Floats, totals: Floats) -> None:
         raise ConstraintError("areas are expected to be finite and not negative, 0 where there is no land")
     land = area > 0
     has_land = land.any(1, keepdims=True)
-    total = np.broadcast_to(totals.sum(1, keepdims=True), totals.shape)
-    _refuse_first(~((totals >= 0) & np.isfinite(totals)) & has_land, totals, "a total in 0..1 is expected, got")
-    _refuse_first((np.abs(total - 1) > PROMISE / 2) & has_land, total, "totals that sum to 1 are expected, the sum is")
+    refuse_totals(totals, has_land)
     _refuse_first(~np.isfinite(z) & land[:, None], z, "the network gave a logit that is not finite:")
+
+
+def refuse_totals(totals: Floats, has_land: ArrayLike = True) -> None:
+    """Raise CellError for the first of cells (C, K) whose totals are no fractions that sum to 1; has_land (C, 1)."""
+    total, land = np.broadcast_to(totals.sum(1, keepdims=True), totals.shape), np.asarray(has_land, bool)
+    _refuse_first(~((totals >= 0) & np.isfinite(totals)) & land, totals, "a total in 0..1 is expected, got")
+    _refuse_first((np.abs(total - 1) > PROMISE / 2) & land, total, "totals that sum to 1 are expected, the sum is")
 
 
 def _refuse_first(bad: NDArray[np.bool_], value: NDArray, what: str) -> None:

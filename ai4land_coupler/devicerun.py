@@ -18,6 +18,7 @@ from ai4land_coupler import constraint, constraint_torch
 from ai4land_coupler.device import Device, exact
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.inference import TileFields, TileRunner
+from ai4land_coupler.pixels import Logits
 from ai4land_coupler.stem import LARGEST
 from ai4land_coupler.tiles import TileCells, TileWork
 from ai4land_coupler.timing import Stopwatch
@@ -188,7 +189,7 @@ class DeviceRunner(TileRunner):
         """Close and draw the coarse cells `left` of a tile by `constraint`, in the fields of its delivered cells."""
         cells = flying.work.cells
         logits = flying.logits.index_select(0, self._to(left)).float().cpu().numpy()
-        area, wanted = self._area(flying.work)[left], flying.work.wanted[left]
+        area, wanted = cells.block(self._emulator.fine.area_rows[cells.rows])[left], flying.work.wanted[left]
         with self._naming(cells.coarse[left]):
             closed, off = constraint.close(logits, area, wanted)
         residual[:, left] = off.T
@@ -197,11 +198,12 @@ class DeviceRunner(TileRunner):
         cell, pixel = np.searchsorted(left, cells.coarse_of_cell[at]), cells.slot[at] % cells.ratio**2
         fractions[:, at], classes[at] = closed[cell, :, pixel].T, drawn[cell, pixel]
 
-    def _logits(self, work: TileWork, blocks: NDArray[np.int64], watch: Stopwatch) -> NDArray[np.float32]:
+    def _logits(self, work: TileWork, run: NDArray[np.int64], watch: Stopwatch) -> Logits:
         """As `TileRunner._logits`, by the device."""
-        logits = self._whole(work, self._kept_of(work.cells), watch)
-        at = np.searchsorted(work.cells.blocks, blocks)
-        return logits.index_select(0, self._to(at)).cpu().numpy()
+        logits = self._whole(work, self._kept_of(work.cells), watch).index_select(0, self._to(run))
+        planes = logits.swapaxes(0, 1).flatten(1).contiguous().cpu().numpy()
+        pixels = self._pixels(work, run)
+        return Logits(planes, pixels.cell * pixels.width + pixels.offset)
 
     def _whole(self, work: TileWork, kept: Resident, watch: Stopwatch) -> Tensor:
         """The network's answer (m, K, n) float32 for the coarse cells of a tile, run on all of it."""
@@ -246,7 +248,7 @@ class DeviceRunner(TileRunner):
         side = tile.size + 2 * halo
         statics = self._stem.statics(tile.row0 - halo, tile.col0 - halo, side, side)
         made = self._on_device.static_stem(self._to(statics)[None])[0].clamp(-LARGEST, LARGEST)
-        area = cells.block(emulator.fine.area_rows[cells.cells // emulator.fine.nlon])
+        area = cells.block(emulator.fine.area_rows[cells.rows])
         base = cells.block(emulator.base_map().reshape(-1)[cells.cells])
         around = (np.arange(side) - halo) // ratio - -halo // ratio
         places = constraint_torch.Places.of(area > 0, cells.block(cells.cells + 1), self._device)

@@ -10,12 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from ai4land_coupler.change import close_change, quota_change
-from ai4land_coupler.constraint import close, means, quota
+from ai4land_coupler.constraint import means
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import ConstraintError, DeviceError
+from ai4land_coupler.pixels import Logits, Pixels, close, quota
 from ai4land_coupler.provenance import processor_flags
 from ai4land_coupler.stem import Stem
-from ai4land_coupler.tiles import TileWork
+from ai4land_coupler.tiles import TileWork, divide
 from ai4land_coupler.timing import Stopwatch
 from ai4land_coupler.unet import STRIDE
 
@@ -39,12 +40,12 @@ class TileFields:
 class TileDraft:
     """What the network says of a tile before its totals are known.
 
-    run (r,): which of its m coarse cells were run; logits (r, K, ratio^2) float32; means (K, m) float64: area-weighted
-    means of the network's fractions in each coarse cell, NaN where it was not run.
+    run (r,): which of its m coarse cells were run; logits: of their pixels; means (K, m) float64: area-weighted means
+    of the network's fractions in each coarse cell, NaN where it was not run.
     """
 
     run: NDArray[np.int64]
-    logits: NDArray[np.float32]
+    logits: Logits
     means: NDArray[np.float64]
 
 
@@ -94,12 +95,15 @@ class TileRunner:
         finally:
             torch.set_num_threads(threads)
 
-    def _run(self, work: TileWork, watch: Stopwatch) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Which coarse cells of a tile the network is run for, (r,), and its logits (r, K, ratio^2) there."""
+    def _run(self, work: TileWork, watch: Stopwatch) -> tuple[NDArray[np.int64], Logits]:
+        """Which coarse cells of a tile the network is run for, (r,), and its logits for their pixels."""
         run = self._unsettled(work)
         if not run.size:
-            return run, np.empty((0, self._legend.size, work.cells.ratio**2), np.float32)
-        return run, self._logits(work, work.cells.blocks[run], watch)
+            return run, Logits(np.empty((self._legend.size, 0), np.float32), np.empty(0, np.int64))
+        return run, self._logits(work, run, watch)
+
+    def _pixels(self, work: TileWork, some: NDArray[np.int64]) -> Pixels:
+        return work.cells.pixels(some, self._emulator.fine.area_rows)
 
     def _unsettled(self, work: TileWork) -> NDArray[np.int64]:
         """The coarse cells of a tile (r,) that hold several classes and do not show the base map."""
@@ -112,65 +116,82 @@ class TileRunner:
         run, logits = self._run(work, watch)
         averages = np.full((self._legend.size, work.cells.coarse.size), np.nan)
         with watch.stage("constraint"):
-            averages[:, run] = means(logits, self._area(work)[run]).T
-        return TileDraft(run, logits, averages)
+            pixels = self._pixels(work, run)
+            averages[:, run] = means(pixels.block(logits.of_pixels()), pixels.block(pixels.area)).T
+        return TileDraft(run, logits.taken(), averages)
 
-    def _area(self, work: TileWork) -> NDArray[np.float64]:
-        """Areas (m, ratio^2) of the delivered cells of a tile by coarse cell, m2, 0 for others."""
-        return work.cells.block(self._emulator.fine.area_rows[work.cells.cells // self._emulator.fine.nlon])
-
-    def _closed(
-        self, work: TileWork, run: NDArray[np.int64], logits: NDArray[np.float32], watch: Stopwatch
-    ) -> TileFields:
+    def _closed(self, work: TileWork, run: NDArray[np.int64], logits: Logits, watch: Stopwatch) -> TileFields:
         """Coarse cells of one class are filled with it, those without a state show the base map; the rest was run."""
         if work.before is not None:
             return self._changed(work, work.before, run, logits, watch)
-        cells, wanted, area = work.cells, work.wanted, self._area(work)
-        base = cells.block(self._emulator.base_map().reshape(-1)[cells.cells])
-        observed = (base[:, None, :] == self._legend[:, None]).astype(np.float64)
-        fractions = np.where(work.from_base[:, None, None], observed, wanted[:, :, None] * (area > 0)[:, None, :])
-        counted, residual = fractions.sum(2) / (area > 0).sum(1)[:, None], np.zeros_like(wanted)
+        cells, wanted = work.cells, work.wanted
+        fractions, classes = np.empty((self._legend.size, cells.size)), np.empty(cells.size, np.uint8)
+        residual = np.zeros_like(wanted)
+        self._settle(work, run, fractions, classes)
         if run.size:
             with watch.stage("constraint"):
-                fractions[run], residual[run] = self._close(cells.coarse[run], logits, area[run], wanted[run])
-                counted[run] = wanted[run] + (residual[run] if self._mode == "none" else 0.0)
-        with watch.stage("constraint"):
-            classes = quota(fractions, area > 0, cells.block(cells.cells + 1), counted)
-        return TileFields(cells.unblock(fractions), cells.unblock(classes), np.ascontiguousarray(residual.T))
+                pixels = self._pixels(work, run)
+                residual[run] = self._close(cells.coarse[run], pixels, logits, wanted[run], fractions)
+                counted = wanted[run] + (residual[run] if self._mode == "none" else 0.0)
+                classes[pixels.which] = quota(pixels, fractions, counted)
+        return TileFields(fractions, classes, np.ascontiguousarray(residual.T))
+
+    def _settle(
+        self, work: TileWork, run: NDArray[np.int64], fractions: NDArray[np.float64], classes: NDArray[np.uint8]
+    ) -> None:
+        """Fill in fractions (K, n) and classes (n,) of the coarse cells that were not run."""
+        cells = work.cells
+        rest = np.setdiff1d(np.arange(cells.coarse.size), run, assume_unique=True)
+        if not rest.size:
+            return
+        pixels = self._pixels(work, rest)
+        base = self._emulator.base_map().reshape(-1)[pixels.cell_id - 1]
+        only = (work.wanted[rest].argmax(axis=1) + 1).astype(np.uint8)
+        label = np.where(work.from_base[rest][pixels.cell], base, only[pixels.cell])
+        classes[pixels.which] = label
+        fractions[:, pixels.which] = label == self._legend[:, None]
 
     def _changed(
         self,
         work: TileWork,
         before: NDArray[np.float64],
         run: NDArray[np.int64],
-        logits: NDArray[np.float32],
+        logits: Logits,
         watch: Stopwatch,
     ) -> TileFields:
         """The base map, changed in the coarse cells that were run."""
-        cells, wanted, area = work.cells, work.wanted, self._area(work)
-        classes = cells.block(self._emulator.base_map().reshape(-1)[cells.cells])
-        fractions = (classes[:, None, :] == self._legend[:, None]).astype(np.float64)
+        cells, wanted = work.cells, work.wanted
+        classes = self._emulator.base_map().reshape(-1)[cells.cells]
+        fractions = (classes == self._legend[:, None]).astype(np.float64)
         residual = np.zeros_like(wanted)
         if run.size:
             with watch.stage("constraint"), self._naming(cells.coarse[run]):
-                some = classes[run], wanted[run], before[run]
-                fractions[run], residual[run] = close_change(logits, area[run], *some)
-                ids, land = cells.block(cells.cells + 1)[run], area[run] > 0
-                classes[run] = quota_change(fractions[run], classes[run], land, ids, wanted[run], before[run])
-        return TileFields(cells.unblock(fractions), cells.unblock(classes), np.ascontiguousarray(residual.T))
+                pixels = self._pixels(work, run)
+                area, base = pixels.block(pixels.area), pixels.block(classes[pixels.which])
+                some = base, wanted[run], before[run]
+                changed, residual[run] = close_change(pixels.block(logits.of_pixels()), area, *some)
+                ids = pixels.block(pixels.cell_id)
+                drawn = quota_change(changed, base, area > 0, ids, wanted[run], before[run])
+                fractions[:, pixels.which], classes[pixels.which] = pixels.unblock(changed), pixels.unblock(drawn)
+        return TileFields(fractions, classes, np.ascontiguousarray(residual.T))
 
-    def _logits(self, work: TileWork, blocks: NDArray[np.int64], watch: Stopwatch) -> NDArray[np.float32]:
-        """The network's answer (m, K, ratio^2) for m coarse cells of a tile, run on the rectangle that holds them."""
+    def _logits(self, work: TileWork, run: NDArray[np.int64], watch: Stopwatch) -> Logits:
+        """The network's answer for the coarse cells `run` of a tile, run on the rectangle that holds them."""
         halo, ratio, cells = self._emulator.halo, work.cells.ratio, work.cells
-        row, col = np.divmod(blocks, cells.tile.size // ratio)
+        row, col = np.divmod(cells.blocks[run], cells.tile.size // ratio)
         rows, cols = _reach(row * ratio, ratio), _reach(col * ratio, ratio)
         with watch.stage("features"), torch.inference_mode():
             given = self._given(work, rows, cols)
         with watch.stage("unet"), torch.inference_mode():
-            inner = self._network.after_stem(*given)[0, :, halo:-halo, halo:-halo].float().numpy()
-        y = (row * ratio - rows.start)[:, None] + np.repeat(np.arange(ratio), ratio)
-        x = (col * ratio - cols.start)[:, None] + np.tile(np.arange(ratio), ratio)
-        return np.ascontiguousarray(inner[:, y, x].swapaxes(0, 1))
+            made = self._network.after_stem(*given)[0].float().contiguous().numpy()
+        y, x = divide(
+            cells.inside if run.size == cells.coarse.size else cells.inside[cells.chosen(run)], cells.tile.size
+        )
+        y += halo - rows.start
+        y *= made.shape[2]
+        y += x
+        y += halo - cols.start
+        return Logits(made.reshape(len(made), -1), y)
 
     def _given(self, work: TileWork, rows: slice, cols: slice) -> tuple[torch.Tensor, torch.Tensor | None]:
         """What the network goes on from for rows and columns of a tile and the halo around them.
@@ -194,15 +215,19 @@ class TileRunner:
     def _close(
         self,
         coarse: NDArray[np.int64],
-        logits: NDArray[np.float32],
-        area: NDArray[np.float64],
+        pixels: Pixels,
+        logits: Logits,
         wanted: NDArray[np.float64],
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        out: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        """Put the fractions of the pixels into out (K, n); the residual (r, K) of their coarse cells (r,)."""
         if self._mode == "none":
-            free = torch.softmax(torch.from_numpy(logits).double(), dim=1).numpy() * (area > 0)[:, None, :]
-            return free, (free * area[:, None, :]).sum(2) / area.sum(1)[:, None] - wanted
+            free = torch.softmax(torch.from_numpy(logits.of_pixels()).double(), dim=0).numpy()
+            out[:, pixels.which] = free
+            area = pixels.block(pixels.area)
+            return (pixels.block(free) * area[:, None]).sum(2) / area.sum(1)[:, None] - wanted
         with self._naming(coarse):
-            return close(logits, area, wanted)
+            return close(pixels, logits, wanted, out)
 
     @contextmanager
     def _naming(self, coarse: NDArray[np.int64]) -> Iterator[None]:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from ai4land_coupler.errors import GridError
 from ai4land_coupler.grids import RegularGrid
+from ai4land_coupler.pixels import Pixels
 
 
 @dataclass(frozen=True)
@@ -58,20 +59,22 @@ def deal(count: int, ranks: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, eq=False)
 class TileCells:
-    """The delivered land cells of one tile, coarse cell after coarse cell, row by row within each.
+    """The n delivered land cells of one tile, coarse cell after coarse cell, row by row within each.
 
-    cells (n,) int64: index in the fine grid; inside (n,): index in the flattened tile; coarse (m,): index in the
-    coarse grid of the coarse cells they lie in, ascending; blocks (m,): the same counted within the tile, row by row;
-    slot (n,): position in a flattened (m, ratio^2) array.
+    nlon: columns of the fine grid; inside (n,) int32: index in the flattened tile; coarse (m,): index in the coarse
+    grid of the coarse cells they lie in, ascending; blocks (m,): the same counted within the tile, row by row; offset
+    (n,) int32: where each lies within its coarse cell, row by row; first (m + 1,): where those of each coarse cell
+    begin.
     """
 
     tile: Tile
     ratio: int
-    cells: NDArray[np.int64]
-    inside: NDArray[np.int64]
+    nlon: int
+    inside: NDArray[np.int32]
     coarse: NDArray[np.int64]
     blocks: NDArray[np.int64]
-    slot: NDArray[np.int64]
+    offset: NDArray[np.int32]
+    first: NDArray[np.int64]
 
     @classmethod
     def of(cls, tile: Tile, delivered: NDArray[np.bool_], fine: RegularGrid, ratio: int) -> "TileCells":
@@ -79,23 +82,38 @@ class TileCells:
         side, each = tile.size // ratio, ratio**2
         blocks = to_blocks(delivered, ratio)
         used = np.flatnonzero(blocks.any(axis=1))
-        slot = np.flatnonzero(blocks[used])
+        block, offset = np.nonzero(blocks)
         first = np.zeros(used.size + 1, dtype=np.int64)
         np.cumsum(np.count_nonzero(blocks[used], axis=1), out=first[1:])
-        at = slot + np.repeat((used - np.arange(used.size)) * each, np.diff(first))
-        inside, offset = _order(tile.size, ratio, fine.nlon)
+        inside = _order(tile.size, ratio)[block * each + offset]
         coarse = (tile.row0 // ratio + used // side) * (fine.nlon // ratio) + tile.col0 // ratio + used % side
-        return cls(tile, ratio, tile.row0 * fine.nlon + tile.col0 + offset[at], inside[at], coarse, used, slot)
+        return cls(tile, ratio, fine.nlon, inside, coarse, used, offset.astype(np.int32), first)
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Row of each cell in the fine grid, (n,)."""
+        return self.tile.row0 + (self.inside // np.int32(self.tile.size)).astype(np.int64)
+
+    @property
+    def cells(self) -> NDArray[np.int64]:
+        """Index of each cell in the fine grid, (n,)."""
+        row, column = divide(self.inside, self.tile.size)
+        return (row + self.tile.row0) * self.nlon + column + self.tile.col0
+
+    @property
+    def slot(self) -> NDArray[np.int64]:
+        """Position of each cell in a flattened (m, ratio^2) array, (n,)."""
+        return self.coarse_of_cell * self.ratio**2 + self.offset
 
     @property
     def size(self) -> int:
         """Number of delivered cells."""
-        return int(self.cells.size)
+        return int(self.inside.size)
 
     @property
     def coarse_of_cell(self) -> NDArray[np.int64]:
         """Position in `coarse` of the coarse cell each delivered cell lies in, (n,)."""
-        return self.slot // self.ratio**2
+        return np.repeat(np.arange(self.coarse.size), np.diff(self.first))
 
     @property
     def ascending(self) -> NDArray[np.int64]:
@@ -103,6 +121,27 @@ class TileCells:
         at = np.full(self.tile.size**2, -1, dtype=np.int64)
         at[self.inside] = np.arange(self.inside.size)
         return at[at >= 0]
+
+    def chosen(self, some: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Positions of the cells in `some` (c,) ascending of its coarse cells."""
+        count = np.diff(self.first)[some]
+        which = np.repeat(self.first[some] - (np.cumsum(count) - count), count)
+        which += np.arange(which.size)
+        return which
+
+    def pixels(self, some: NDArray[np.int64], area_rows: NDArray[np.float64]) -> Pixels:
+        """The cells in `some` (c,) ascending of its coarse cells; area_rows: area of a fine cell by row, m2."""
+        first = np.zeros(some.size + 1, np.int64)
+        np.cumsum(np.diff(self.first)[some], out=first[1:])
+        which = self.chosen(some)
+        whole = some.size == self.coarse.size
+        inside, offset = (part if whole else part[which] for part in (self.inside, self.offset))
+        row, column = divide(inside, self.tile.size)
+        row += self.tile.row0
+        cell_id = row * self.nlon
+        cell_id += column
+        cell_id += self.tile.col0 + 1
+        return Pixels(first, which, self.size, offset, self.ratio**2, area_rows[row], cell_id)
 
     def block(self, values: NDArray) -> NDArray:
         """Cell values (..., n) as (m, ..., ratio^2) coarse cell by coarse cell, 0 where no cell is delivered."""
@@ -164,10 +203,15 @@ class TileWork:
 
 
 @functools.lru_cache(maxsize=4)
-def _order(size: int, ratio: int, nlon: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Of the cells of a tile, coarse cell after coarse cell: index in the tile, and in the grid less the first's."""
-    row, column = np.divmod(to_blocks(np.arange(size**2).reshape(size, size), ratio).ravel(), size)
-    return row * size + column, row * nlon + column
+def _order(size: int, ratio: int) -> NDArray[np.int32]:
+    """Index in the tile of its cells, coarse cell after coarse cell."""
+    return to_blocks(np.arange(size**2, dtype=np.int32).reshape(size, size), ratio).ravel()
+
+
+def divide(inside: NDArray[np.int32], size: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Rows and columns of indices in a flattened square."""
+    row = inside // np.int32(size)
+    return row.astype(np.int64), inside - row * np.int32(size)
 
 
 def to_blocks(window: NDArray, ratio: int) -> NDArray:

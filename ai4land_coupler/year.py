@@ -71,7 +71,7 @@ def fine_areas(
     """Areas (K, tiles) in m2 over the delivered cells of each tile, and over those of them that were filled."""
     delivered, filled = np.zeros((2, len(emulator.legend), len(tiles)))
     for i, (cells, tile) in enumerate(zip(domain.own, tiles, strict=True)):
-        area = emulator.fine.area_rows[cells.cells // emulator.fine.nlon]
+        area = emulator.fine.area_rows[cells.rows]
         delivered[:, i] = weighted_sums(tile.fractions, area)
         if (domain.placement.filled[domain.inner[i]] != OWN).any():
             filled[:, i] = weighted_sums(tile.fractions, area * (domain.filled_of(i) != OWN))
