@@ -63,8 +63,8 @@ def main() -> None:
             land.step(year, state(cells.size, land.legend, year))
             if year % 10 == 9:
                 found["steps"].append(held())
-    output = OutputConfig(folder=folder / "out", fractions="all")
     for cycle in range(cycles):
+        output = OutputConfig(folder=folder / "out", fractions="all", behind=int(cycle % 5 == 0))
         with Component.init(Config(emulator=emulator, lag=lag, output=output), COMM) as land:
             land.set_grid(cells)
             if cycle:
