@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -31,9 +32,12 @@ def host(prefix: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(host: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the command leaves."""
     out = tmp_path_factory.mktemp("bench")
-    said = run(sys.executable, "-m", "ai4land_coupler", "bench", "--quick", "--host", host, "--out", out,
-               env=environment(COLUMNS="200"))  # fmt: skip
-    assert all(name in said for name in BARS)
+    command = [sys.executable, "-m", "ai4land_coupler", "bench", "--quick", "--host", host, "--out", out]
+    done = subprocess.run(
+        command, env=environment(COLUMNS="200"), capture_output=True, text=True, check=False, timeout=900
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(name in done.stdout for name in BARS)
     return out
 
 
