@@ -152,9 +152,13 @@ class StaticFeatures:
         self._natives = read_natives(emulator.path / "statics.nc", [*needed, *self._stored])
         self._land = emulator.base_map()
         self._check()
-        self._lines = {name: Lines.of(self._natives[name]) for name in LINES if name in needed}
+        self._lines = {name: self._sparse(name) for name in LINES if name in needed}
         if "settlements" in self._groups:
-            self._settlements = Settlements(Lines.of(self._natives["places"]), Lines.of(self._natives["people"]))
+            self._settlements = Settlements(self._sparse("places"), self._sparse("people"))
+
+    def _sparse(self, name: str) -> Lines:
+        """A native field as its cells that are not zero; the field itself is dropped."""
+        return Lines.of(self._natives[name] if name in self._stored else self._natives.pop(name))
 
     def _check(self) -> None:
         for name, native in self._natives.items():

@@ -149,7 +149,10 @@ class TileRunner:
         only = (work.wanted[rest].argmax(axis=1) + 1).astype(np.uint8)
         label = np.where(work.from_base[rest][pixels.cell], base, only[pixels.cell])
         classes[pixels.which] = label
-        fractions[:, pixels.which] = label == self._legend[:, None]
+        if rest.size == cells.coarse.size:
+            np.copyto(fractions, label == self._legend[:, None])
+        else:
+            fractions[:, pixels.which] = label == self._legend[:, None]
 
     def _changed(
         self,
