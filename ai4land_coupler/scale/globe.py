@@ -80,7 +80,7 @@ def measure(emulator: Emulator, step: float, tile: int, tiles: int, threads: int
         if tiles > land.size:
             raise GridError(f"{tiles} tiles were asked for, the globe has {land.size} with land; ask for fewer")
         every = all_tiles(made.fine, made.coarse, made.tile)
-        works = [_work(made, every[i]) for i in land[:: max(1, land.size // tiles)][:tiles]]
+        works = [_work(made, every[i]) for i in land[(2 * np.arange(tiles) + 1) * land.size // (2 * tiles)]]
         precision = choose_precision("auto")
         runner = TileRunner(made, "level", precision, threads)
         seconds, watch = [], Stopwatch()
@@ -163,7 +163,8 @@ def _write_map(path: Path, classes: NDArray[np.uint8], finer: int) -> None:
     with netCDF4.Dataset(path, "w") as file:
         file.createDimension("lat", classes.shape[0] * finer)
         file.createDimension("lon", classes.shape[1] * finer)
-        variable = file.createVariable("class", "u1", ("lat", "lon"), zlib=True, complevel=1)
+        chunk = min(BAND, classes.shape[0]) * finer, classes.shape[1] * finer  # what is written at once
+        variable = file.createVariable("class", "u1", ("lat", "lon"), zlib=True, complevel=1, chunksizes=chunk)
         for row in range(0, classes.shape[0], BAND):
             band = classes[row : row + BAND].repeat(finer, axis=0).repeat(finer, axis=1)
             variable[row * finer : row * finer + len(band)] = band
