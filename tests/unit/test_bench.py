@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import small_emulator
 
+from ai4land_coupler.bench import balance
 from ai4land_coupler.bench.apply import cubed_sphere, weights
-from ai4land_coupler.bench.balance import TILE, land_tiles
 from ai4land_coupler.bench.command import Found
 from ai4land_coupler.bench.figures import BARS, Figure, exponent, ratios
 from ai4land_coupler.bench.hostfile import HostCells, crowd, global_host
@@ -117,13 +117,11 @@ def test_weights_of_the_cubed_sphere_cover_the_globe() -> None:
     assert np.allclose(each.reshape(6, 36)[0], each.reshape(6, 36)[1], rtol=2e-3)
 
 
-def test_tiles_with_land_of_a_1_km_globe() -> None:
-    land = np.zeros((3600, 7200), dtype=bool)
-    edge = TILE // 5  # cells of 0.05 degree along a tile of 400 cells of 0.01
-    land[0, 0] = land[edge - 1, edge - 1] = True  # one tile
-    land[edge, 7199] = True  # another
-    assert land_tiles(land) == 2
-    assert land_tiles(np.ones((3600, 7200), dtype=bool)) == 45 * 90
+def test_balance_of_workers_on_the_land_of_an_emulator(emulator: Emulator) -> None:
+    one, seven, many = (balance.run({"emulator": str(emulator.path), "workers": n}) for n in (1, 7, 4096))
+    assert 0 < one["tiles"] == one["largest"] == one["mean"] < 45 * 90
+    assert seven["largest"] == seven["at_most"] == -(-one["tiles"] // 7)
+    assert (many["largest"], many["mean"]) == (1, one["tiles"] / 4096)
 
 
 ECHO = """
