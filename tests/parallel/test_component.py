@@ -1,10 +1,12 @@
 """One rank, many hosts: what comes back is what went in, on any grid the emulator can be driven from."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import small_emulator
+from mpi import mpirun
 from mpi4py import MPI
 
 from ai4land_coupler.component import Component
@@ -139,6 +141,15 @@ def test_two_components_live_at_once(folder: Path) -> None:
         assert a.get("fine", "forest").tobytes() != b.get("fine", "forest").tobytes()
         a.step(2001, dict(zip(LEGEND, state[::-1], strict=True)))
         assert a.get("fine", "forest").tobytes() == b.get("fine", "forest").tobytes()
+
+
+def test_two_components_on_two_communicators(tmp_path: Path) -> None:
+    """Their hooks in turn, one with `lag: 1` on some of the ranks in another order: each serves what it does alone."""
+    emulator = small_emulator.build(tmp_path / "small", coarse=(8, 16))
+    program = Path(__file__).parent / "programs" / "two_components.py"
+    done = mpirun(3, sys.executable, program, emulator, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "same\n"
 
 
 def test_backward_runs_go_back(folder: Path) -> None:
