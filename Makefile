@@ -94,18 +94,20 @@ $(BUILD)/.system $(BUILD)/.system-test:
 	fi
 	@touch $@
 
-$(VENV)/.python: constraints.txt | $(BUILD)/.system
+$(BUILD)/constraints.txt: constraints.txt | $(BUILD)/.system
+	@$(if $(TORCH),grep -v '^torch==',cat) $< >$@
+
+$(VENV)/.python: constraints.txt | $(BUILD)/constraints.txt
 	@echo "== Python environment $(VENV) with $(or $(TORCH),torch as pinned)"
-	@mkdir -p $(BUILD)/logs && { $(if $(TORCH),grep -v '^torch==',cat) constraints.txt >$(BUILD)/constraints.txt && \
-	$(PYTHON) -m venv $$($(PYTHON) -c "$(ESMPY)" && echo --system-site-packages) $(VENV) && $(BIN)/pip install -c $(BUILD)/constraints.txt $(or $(TORCH),torch); } $(call logged,torch)
+	@{ $(PYTHON) -m venv $$($(PYTHON) -c "$(ESMPY)" && echo --system-site-packages) $(VENV) && $(BIN)/pip install -c $(BUILD)/constraints.txt $(or $(TORCH),torch); } $(call logged,torch)
 	@touch $@
 
-$(VENV)/.demo: pyproject.toml setup.py $(wildcard bindings/kernel/*) $(VENV)/.python
+$(VENV)/.demo: pyproject.toml setup.py $(wildcard bindings/kernel/*) $(VENV)/.python | $(BUILD)/constraints.txt
 	@echo "== ai4land_coupler and what it needs"
 	@$(BIN)/pip install -c $(BUILD)/constraints.txt -e '.[plot,yac]' $(call logged,demo)
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.demo
+$(VENV)/.test: $(VENV)/.demo | $(BUILD)/constraints.txt
 	@echo "== test tools"
 	@$(BIN)/pip install -c $(BUILD)/constraints.txt -e '.[test]' $(call logged,test)
 	@touch $@
