@@ -390,7 +390,7 @@ class Component:
         }
 
     def _provenance(self, domain: Domain | None = None) -> dict[str, str]:
-        known = provenance.collect(self.emulator, self.config, self._precision, self.device.name)
+        known = provenance.collect(self.emulator, self.config, self._precision, self.device.name) | self.origin
         if domain is None and self._years is None:
             return known
         domain = domain or self._gridded().domain

@@ -240,7 +240,7 @@ def quota(fractions: Floats, land: NDArray[np.bool_], cell_id: NDArray[np.int64]
     it is likelier in, until no exchange of two pixels raises the expected number of right pixels. Equals go in the
     order of a hash of the cell id. Raises CellError where the totals of a cell with land do not sum to 1.
     """
-    wanted = _counts(totals, land.sum(1))
+    wanted = np.ascontiguousarray(_counts(totals, land.sum(1)))
     if not kernel.ready():
         return _quota_numpy(fractions, land, cell_id, wanted)
     first, at = _ragged(land, classes=totals.shape[1])

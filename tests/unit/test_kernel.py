@@ -87,6 +87,17 @@ def test_any_layout_and_company_gives_a_cell_the_same_bits():
         assert np.array_equal(alone[0], fractions[cell])
 
 
+def test_arrays_in_any_order_of_memory():
+    logits, area, totals = batch(4, cells=9, pixels=25)
+    fractions, residual = close(logits, area, totals)
+    turned = [np.asfortranarray(part) for part in (logits, area, totals)]
+    for one, other in zip((fractions, residual), close(*turned), strict=True):
+        assert np.array_equal(one, other)
+    ids = np.arange(area.size).reshape(area.shape)
+    parts = [np.asfortranarray(part) for part in (fractions, area > 0, ids, totals)]
+    assert np.array_equal(quota(*parts), quota(fractions, area > 0, ids, totals))
+
+
 def test_the_first_cell_with_a_bad_logit_is_named():
     z = np.zeros((2, 12), np.float32)
     z[1, 7] = np.inf
