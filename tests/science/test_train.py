@@ -192,7 +192,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(folder: Path) -> None:
     assert not checkpoints.paths(trainer.folder)
 
 
-def test_the_pace_of_reading_is_taken_in_both_orders(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_pace_of_reading_is_taken_in_turns_with_memory(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = small_store.configure(folder, "pace", steps=20, accumulate=2)
     with caplog.at_level(logging.INFO, "ai4land_coupler"):
         ratio = measure(path, rounds=2, steps=2)
@@ -200,7 +200,7 @@ def test_the_pace_of_reading_is_taken_in_both_orders(folder: Path, caplog: pytes
     assert len(told) == 2
     for read, memory, share, *_ in told:  # samples a second, and the ratio of the seconds
         assert share == pytest.approx(read / memory)
-    assert ratio == pytest.approx(np.mean([args[2] for args in told]))
+    assert min(args[2] for args in told) <= ratio <= max(args[2] for args in told)
     end = caplog.records[-1].args
     assert isinstance(end, tuple)
     assert 0 < end[2] < 1  # seconds a sample
