@@ -1,19 +1,21 @@
 """From coarse totals to fine fractions, tile by tile: features, U-Net, closing, class map."""
 
-from collections.abc import Callable, Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ai4land_coupler.ahead import Ahead
 from ai4land_coupler.change import close_change, quota_change
-from ai4land_coupler.constraint import means
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import ConstraintError, DeviceError
-from ai4land_coupler.pixels import Logits, Pixels, close, quota
+from ai4land_coupler.pixels import Logits, Pixels, close, means, quota
 from ai4land_coupler.provenance import processor_flags
 from ai4land_coupler.stem import Stem
 from ai4land_coupler.tiles import TileWork, divide
@@ -21,6 +23,9 @@ from ai4land_coupler.timing import Stopwatch
 from ai4land_coupler.unet import STRIDE
 
 T = TypeVar("T")
+
+GROUP = 16
+"""Tiles that are closed together where there are threads to share them; their logits wait in memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +54,10 @@ class TileDraft:
     means: NDArray[np.float64]
 
 
+Ran = tuple[TileWork, NDArray[np.int64], Logits]
+"""A tile, which of its coarse cells the network was run for, and its logits."""
+
+
 class TileRunner:
     """Runs the emulator on the tiles of one rank; static features are kept from year to year."""
 
@@ -71,8 +80,11 @@ class TileRunner:
         done: Callable[[], None],
     ) -> list[TileFields]:
         """Fields of each tile; `done` is called after each. ConstraintError names the coarse cell it cannot close."""
+        fields: list[TileFields] = []
         with self._torch():
-            return _each(tiles, done, lambda work: self._closed(work, *self._run(work, watch), watch))
+            for some in _groups(tiles, GROUP if self._threads > 1 else 1):
+                fields += self._side_by_side(_each(some, done, lambda work: (work, *self._run(work, watch))), watch)
+        return fields
 
     def draft(self, tiles: Iterable[TileWork], watch: Stopwatch, done: Callable[[], None]) -> list[TileDraft]:
         """The first half of `run`: the network alone, given totals that are not final."""
@@ -82,7 +94,24 @@ class TileRunner:
     def close(self, tiles: Iterable[TileWork], drafts: Iterable[TileDraft], watch: Stopwatch) -> list[TileFields]:
         """The second half: fields of each tile from its draft and the final totals. ConstraintError as in `run`."""
         pairs = zip(tiles, drafts, strict=True)
-        return [self._closed(work, draft.run, draft.logits, watch) for work, draft in pairs]
+        return self._side_by_side([(work, draft.run, draft.logits) for work, draft in pairs], watch)
+
+    def _side_by_side(self, ran: Sequence[Ran], watch: Stopwatch) -> list[TileFields]:
+        """Fields of tiles that the network was run on, on as many threads as it was; a tile is one thread's."""
+        count = max(1, min(self._threads, len(ran)))
+        parts = [Ahead(partial(self._one_by_one, ran[first::count])) for first in range(count)]
+        with watch.stage("constraint"):
+            for part in parts[1:]:
+                part.start()
+            try:
+                fields = [part.result() for part in parts]
+            finally:
+                for part in parts:
+                    part.wait()
+        return [fields[i % count][i // count] for i in range(len(ran))]
+
+    def _one_by_one(self, ran: Sequence[Ran]) -> list[TileFields]:
+        return [self._closed(*one) for one in ran]
 
     @contextmanager
     def _torch(self) -> Iterator[None]:
@@ -116,24 +145,22 @@ class TileRunner:
         run, logits = self._run(work, watch)
         averages = np.full((self._legend.size, work.cells.coarse.size), np.nan)
         with watch.stage("constraint"):
-            pixels = self._pixels(work, run)
-            averages[:, run] = means(pixels.block(logits.of_pixels()), pixels.block(pixels.area)).T
+            averages[:, run] = means(self._pixels(work, run), logits).T
         return TileDraft(run, logits.taken(), averages)
 
-    def _closed(self, work: TileWork, run: NDArray[np.int64], logits: Logits, watch: Stopwatch) -> TileFields:
+    def _closed(self, work: TileWork, run: NDArray[np.int64], logits: Logits) -> TileFields:
         """Coarse cells of one class are filled with it, those without a state show the base map; the rest was run."""
         if work.before is not None:
-            return self._changed(work, work.before, run, logits, watch)
+            return self._changed(work, work.before, run, logits)
         cells, wanted = work.cells, work.wanted
         fractions, classes = np.empty((self._legend.size, cells.size)), np.empty(cells.size, np.uint8)
         residual = np.zeros_like(wanted)
         self._settle(work, run, fractions, classes)
         if run.size:
-            with watch.stage("constraint"):
-                pixels = self._pixels(work, run)
-                residual[run] = self._close(cells.coarse[run], pixels, logits, wanted[run], fractions)
-                counted = wanted[run] + (residual[run] if self._mode == "none" else 0.0)
-                classes[pixels.which] = quota(pixels, fractions, counted)
+            pixels = self._pixels(work, run)
+            residual[run] = self._close(cells.coarse[run], pixels, logits, wanted[run], fractions)
+            counted = wanted[run] + (residual[run] if self._mode == "none" else 0.0)
+            classes[pixels.which] = quota(pixels, fractions, counted)
         return TileFields(fractions, classes, np.ascontiguousarray(residual.T))
 
     def _settle(
@@ -155,12 +182,7 @@ class TileRunner:
             fractions[:, pixels.which] = label == self._legend[:, None]
 
     def _changed(
-        self,
-        work: TileWork,
-        before: NDArray[np.float64],
-        run: NDArray[np.int64],
-        logits: Logits,
-        watch: Stopwatch,
+        self, work: TileWork, before: NDArray[np.float64], run: NDArray[np.int64], logits: Logits
     ) -> TileFields:
         """The base map, changed in the coarse cells that were run."""
         cells, wanted = work.cells, work.wanted
@@ -168,7 +190,7 @@ class TileRunner:
         fractions = (classes == self._legend[:, None]).astype(np.float64)
         residual = np.zeros_like(wanted)
         if run.size:
-            with watch.stage("constraint"), self._naming(cells.coarse[run]):
+            with self._naming(cells.coarse[run]):
                 pixels = self._pixels(work, run)
                 area, base = pixels.block(pixels.area), pixels.block(classes[pixels.which])
                 some = base, wanted[run], before[run]
@@ -242,6 +264,12 @@ class TileRunner:
             grid = self._emulator.coarse
             where = f"{grid.lat[cell // grid.nlon]:.2f} N {grid.lon[cell % grid.nlon]:.2f} E"
             raise ConstraintError(f"coarse cell {cell + 1} at {where}: {error}") from error
+
+
+def _groups(tiles: Iterable[TileWork], size: int) -> Iterator[list[TileWork]]:
+    rest = iter(tiles)
+    while some := list(itertools.islice(rest, size)):
+        yield some
 
 
 def _each(tiles: Iterable[TileWork], done: Callable[[], None], function: Callable[[TileWork], T]) -> list[T]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 3
+VERSION = 4
 """Of the interface in kernel.h; what was built of another one is not used."""
 
 LANES = 256
@@ -59,6 +59,14 @@ def close(
     return left, failed - 1 if failed else None
 
 
+def means(first: Index, area: Float, z: NDArray[np.float32], at: Index, step: int, classes: int) -> Float:
+    """Area-weighted means (C, K) of softmax(z) over the pixels of coarse cells; NaN where a logit is not finite."""
+    mean = np.empty((first.size - 1, classes))
+    parts = _pointer(first), _pointer(area), _pointer(z), _pointer(at), step, _pointer(mean)
+    _refuse_no_memory(_lib().kernel_means(*mean.shape, *parts))
+    return mean
+
+
 def quota(first: Index, p: Float, to: Index, stride: int, cell_id: Index, counts: Index) -> NDArray[np.uint8]:
     """Classes (n,) of the pixels, 1.., with counts (C, K) of each in every coarse cell."""
     place = np.zeros(to.size, np.uint8)
@@ -71,9 +79,9 @@ def quota(first: Index, p: Float, to: Index, stride: int, cell_id: Index, counts
     return place
 
 
-def apply(first: Index, column: Index, weight: Float, x: Float) -> Float:
-    """Sums (K, rows) of weight times x (K, columns) over the entries of each row."""
-    total = np.empty((len(x), first.size - 1))
+def apply(first: Index, column: Index, weight: Float, x: Float, out: Float | None = None) -> Float:
+    """Sums (K, rows) of weight times x (K, columns) over the entries of each row, in `out` where given."""
+    total = np.empty((len(x), first.size - 1)) if out is None else out
     _refuse_no_memory(
         _lib().kernel_apply(
             first.size - 1, x.shape[1], len(x), _pointer(first), _pointer(column), _pointer(weight), _pointer(x),

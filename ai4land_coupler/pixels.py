@@ -64,6 +64,14 @@ class Logits:
         return np.take(self.values, self.at, axis=1)
 
 
+def means(pixels: Pixels, logits: Logits) -> Floats:
+    """Area-weighted means (C, K) of the network's fractions over coarse cells, all of which have land."""
+    values = logits.values
+    if not kernel.ready():
+        return constraint.means(pixels.block(logits.of_pixels()), pixels.block(pixels.area))
+    return kernel.means(pixels.first, pixels.area, values, logits.at, values.shape[1], len(values))
+
+
 def close(pixels: Pixels, logits: Logits, totals: Floats, out: Floats) -> Floats:
     """Put the fractions closest to the network's that meet `totals` (C, K) into out (K, whole); the residual (C, K).
 

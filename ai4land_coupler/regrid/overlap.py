@@ -98,14 +98,20 @@ class Overlap:
         np.cumsum(np.bincount(self.row, minlength=self.n_row), out=first[1:])
         return first
 
-    def apply(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Sum of area times x over each row: x (K, n_col) -> (K, n_row), float64, in units of x times m2."""
+    def apply(self, x: NDArray[np.float64], out: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+        """Sum of area times x over each row: x (K, n_col) -> (K, n_row), float64, in units of x times m2.
+
+        out: contiguous memory for the result, returned. Raises RegridError for other shapes.
+        """
         x = np.asarray(x, dtype=np.float64)
         if x.ndim != 2 or x.shape[1] != self.n_col:
             raise RegridError(f"expected fields of shape (K, {self.n_col}), got {x.shape}")
+        if out is not None and (out.shape != (len(x), self.n_row) or out.dtype != x.dtype):
+            raise RegridError(f"expected room of shape ({len(x)}, {self.n_row}) float64, got {out.shape} {out.dtype}")
         if kernel.ready():
-            return kernel.apply(self._first, self.col, self.area, np.ascontiguousarray(x))
-        y = np.zeros((x.shape[0], self.n_row))
+            return kernel.apply(self._first, self.col, self.area, np.ascontiguousarray(x), out)
+        y = np.empty((x.shape[0], self.n_row)) if out is None else out
+        y[...] = 0.0
         long_rows, start, position = self._rest
         col, area = self.col[position], self.area[position]
         for field, out in zip(x, y, strict=True):

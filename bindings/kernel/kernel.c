@@ -18,6 +18,7 @@
 #define MAX_SWEEPS 8
 #define TOLERANCE 1e-13
 #define DEEPEST_LOGIT -20.0
+#define LEAST_LOGIT -700.0 /* of which `exponentials` still gives the power */
 #define LONGEST_STEP 4.0
 #define DAMPING 1e-14
 #define SLACK 4e-15
@@ -190,9 +191,9 @@ static int present(int64_t classes, const double *f, int *order)
     return k;
 }
 
-/* e = exp(z - max z) of the classes present, each pixel's largest that it may have taken off. */
+/* e = exp(z - max z) of the classes present, each pixel's largest that it may have taken off, `deepest` at least. */
 WIDE static void prepare(cell *c, const float *z, const int64_t *restrict at, int64_t step, const unsigned char *allowed,
-                         const int *order)
+                         const int *order, double deepest)
 {
     const int64_t n = c->n;
     double *restrict top = c->total;
@@ -207,7 +208,7 @@ WIDE static void prepare(cell *c, const float *z, const int64_t *restrict at, in
     for (int j = 0; j < c->k; j++) {
         const unsigned char *may = allowed ? allowed + order[j] * step : NULL;
         double *restrict e = c->e + j * n;
-        for (int64_t i = 0; i < n; i++) e[i] = e[i] - top[i] > DEEPEST_LOGIT ? e[i] - top[i] : DEEPEST_LOGIT;
+        for (int64_t i = 0; i < n; i++) e[i] = e[i] - top[i] > deepest ? e[i] - top[i] : deepest;
         exponentials(e, n);
         for (int64_t i = 0; may && i < n; i++) e[i] = may[at[i]] ? e[i] : 0.0;
     }
@@ -237,7 +238,7 @@ static void close_cell(cell *c, int64_t classes, const double *area, const float
     for (int j = 0; j < c->k; j++) wanted += f[order[j]];
     for (int j = 0; j < c->k; j++) c->f[j] = f[order[j]] / wanted;
     weigh(c, area);
-    prepare(c, z, at, step, allowed, order);
+    prepare(c, z, at, step, allowed, order, DEEPEST_LOGIT);
     begin(c);
     newton(c);
     for (int64_t k = 0; k < classes; k++)
@@ -283,6 +284,44 @@ int64_t kernel_close(int64_t cells, int64_t classes, const int64_t *first, const
     }
     free(memory), free(order);
     return bad;
+}
+
+/* mean_k = sum w e_k / sum e; NaN where a logit is not finite. */
+WIDE static void mean_of_cell(cell *c, const double *area, const float *z, const int64_t *at, int64_t step,
+                              const int *order, double *mean)
+{
+    if (!finite(c->k, c->n, z, at, step)) {
+        for (int j = 0; j < c->k; j++) mean[j] = NAN;
+        return;
+    }
+    weigh(c, area);
+    prepare(c, z, at, step, NULL, order, LEAST_LOGIT);
+    double *restrict total = c->total;
+    for (int64_t i = 0; i < c->n; i++) total[i] = 0.0;
+    for (int j = 0; j < c->k; j++)
+        for (int64_t i = 0; i < c->n; i++) total[i] += c->e[j * c->n + i];
+    for (int64_t i = 0; i < c->n; i++) c->w[i] /= total[i];
+    for (int j = 0; j < c->k; j++) mean[j] = dot(c->w, c->e + j * c->n, c->n);
+}
+
+int kernel_means(int64_t cells, int64_t classes, const int64_t *first, const double *area, const float *z,
+                 const int64_t *at, int64_t step, double *mean)
+{
+    size_t k = (size_t)classes, n = (size_t)most_pixels(cells, first);
+    double *memory = malloc((k * n + 2 * n + 1) * sizeof *memory);
+    int *order = malloc((k + 1) * sizeof *order);
+    int failed = !memory || !order;
+    if (!failed) {
+        cell c = {.k = (int)classes, .e = memory, .total = memory + k * n, .w = memory + k * n + n};
+        for (int j = 0; j < (int)classes; j++) order[j] = j;
+        memset(mean, 0, (size_t)cells * k * sizeof *mean);
+        for (int64_t i = 0; i < cells; i++) {
+            c.n = first[i + 1] - first[i];
+            if (c.n) mean_of_cell(&c, area + first[i], z, at + first[i], step, order, mean + i * classes);
+        }
+    }
+    free(memory), free(order);
+    return failed ? -1 : 0;
 }
 
 typedef struct {
@@ -478,18 +517,30 @@ int kernel_apply(int64_t rows, int64_t columns, int64_t fields, const int64_t *f
     return 0;
 }
 
+/* As many classes as FIELDS at once, so that no sum waits for the one before it. */
+WIDE static void gather_some(int64_t count, int64_t n, const int32_t *restrict pixel, const int32_t *restrict host,
+                             const double *restrict area, const double *restrict x, int64_t fields, double *restrict sum,
+                             int64_t classes)
+{
+    for (int64_t i = 0; i < count;) {
+        const int32_t into = host[i];
+        double total[FIELDS] = {0};
+        for (int64_t f = 0; f < fields; f++) total[f] = sum[into * classes + f];
+        if (fields == FIELDS)
+            for (; i < count && host[i] == into; i++)
+                for (int f = 0; f < FIELDS; f++) total[f] += x[f * n + pixel[i]] * area[i];
+        else
+            for (; i < count && host[i] == into; i++)
+                for (int64_t f = 0; f < fields; f++) total[f] += x[f * n + pixel[i]] * area[i];
+        for (int64_t f = 0; f < fields; f++) sum[into * classes + f] = total[f];
+    }
+}
+
 void kernel_gather(int64_t count, int64_t classes, int64_t n, const int32_t *pixel, const int32_t *host,
                    const double *area, const double *x, double *sum)
 {
-    for (int64_t k = 0; k < classes; k++) {
-        const double *of = x + k * n;
-        for (int64_t i = 0; i < count;) {
-            const int32_t into = host[i];
-            double total = sum[into * classes + k];
-            for (; i < count && host[i] == into; i++) total += of[pixel[i]] * area[i];
-            sum[into * classes + k] = total;
-        }
-    }
+    for (int64_t k = 0; k < classes; k += FIELDS)
+        gather_some(count, n, pixel, host, area, x + k * n, classes - k < FIELDS ? classes - k : FIELDS, sum + k, classes);
 }
 
 WIDE static double dot_wide(const double *restrict a, const double *restrict b, int64_t n)

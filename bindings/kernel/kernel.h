@@ -6,7 +6,7 @@
 #define AI4LAND_KERNEL_H
 #include <stdint.h>
 
-#define KERNEL_VERSION 3 /* of this interface; a build of another one is not used */
+#define KERNEL_VERSION 4 /* of this interface; a build of another one is not used */
 
 /* Fractions closest to softmax(z) that meet the totals f [cells][classes] of every coarse cell. Cell c has the pixels
    first[c] .. first[c + 1] of land, with areas area[i] > 0. The logit of class k is z[at[i] + k * step], the fraction is
@@ -16,6 +16,11 @@
 int64_t kernel_close(int64_t cells, int64_t classes, const int64_t *first, const double *area, const float *z,
                      const int64_t *at, int64_t step, const unsigned char *allowed, const double *f, double *p,
                      const int64_t *to, int64_t stride, double *left);
+
+/* mean [cells][classes] over the area of each coarse cell of softmax(z), laid out as above; 0 without land, NaN where a
+   logit is not finite. 0, or -1 without memory. */
+int kernel_means(int64_t cells, int64_t classes, const int64_t *first, const double *area, const float *z,
+                 const int64_t *at, int64_t step, double *mean);
 
 /* Class maps with count [cells][classes] pixels of each class, drawn from the fractions p[to[i] + k * stride] of pixels
    laid out as above: place[i] counts from 1. The hash of id[i] decides between equals. 0, or -1 without memory. */

@@ -47,6 +47,22 @@ def test_the_same_fractions_and_maps_as_numpy(seed, spread, classes):
     assert np.array_equal(found, constraint._quota_numpy(fractions, land, ids, wanted))
 
 
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**31), spread=st.sampled_from([0.0, 1.0, 50.0]), classes=st.integers(1, 12))
+def test_means_are_numpys(seed, spread, classes):
+    """Also of logits so far apart that the share of a class is beyond the smallest double."""
+    logits, area, _ = batch(seed, cells=20, classes=classes, pixels=37, spread=spread)
+    land = area > 0
+    first, at = constraint._ragged(land, classes)
+    found = kernel.means(first, area[land], logits, at, 37, classes)
+    expected = constraint.means(logits[land.any(1)], area[land.any(1)])
+    np.testing.assert_allclose(found[land.any(1)], expected, rtol=0, atol=1e-14)
+    assert not found[~land.any(1)].any()
+    bad = logits.copy()
+    bad.reshape(-1)[at[0]] = np.nan
+    assert np.isnan(kernel.means(first, area[land], bad, at, 37, classes)[np.flatnonzero(land.any(1))[0]]).all()
+
+
 def test_two_pixels_by_hand():
     """Logits 0 and d of class 1, totals 1/2: p, 1 - p with odds e^d apart, so p = 1 / (1 + e^(d / 2))."""
     d = 3.0
@@ -137,9 +153,10 @@ def test_sums_by_hand_and_in_order():
     assert np.array_equal(kernel.apply(first, column, weight, x), expected)
 
 
-def test_sums_over_overlaps_and_areas(by_numpy):
+@pytest.mark.parametrize("classes", [1, 3, 8, 11])
+def test_sums_over_overlaps_and_areas(by_numpy, classes):
     """A pixel in two hosts, a host met twice; 37 pixels, which leave some over sixteen lanes."""
-    x = np.random.default_rng(4).random((3, 37))
+    x = np.random.default_rng(4).random((classes, 37))
     pixel, host = np.array([0, 0, 1, 36, 5], np.int32), np.array([0, 1, 1, 1, 0], np.int32)
     sums = TileSums(np.array([7, 9]), pixel, host, np.array([1.0, 2.0, 4.0, 8.0, 16.0]))
     expected = [x[:, 0] + 16 * x[:, 5], 2 * x[:, 0] + 4 * x[:, 1] + 8 * x[:, 36]]

@@ -52,3 +52,13 @@ def test_what_is_no_sorted_matrix_of_areas_is_refused(row, col, area, message):
     """With 4 columns, a flipped bit 62 of a row leaves row * 4 + col as it was in 64 bits."""
     with pytest.raises(RegridError, match=message):
         Overlap(np.array(row), np.array(col), np.array(area, dtype=float), 3, 4)
+
+
+def test_sums_are_put_where_there_is_room():
+    """Two rows over three columns by hand: 2 x0 + 3 x2 and 5 x1."""
+    overlap = Overlap(np.array([0, 0, 1]), np.array([0, 2, 1]), np.array([2.0, 3.0, 5.0]), 2, 3)
+    x, room = np.array([[1.0, 10.0, 100.0], [1.0, 1.0, 1.0]]), np.full((2, 2), np.nan)
+    assert overlap.apply(x, room) is room
+    assert room.tolist() == [[302.0, 50.0], [5.0, 5.0]]
+    with pytest.raises(RegridError, match=r"room of shape \(2, 2\) float64, got \(2, 3\)"):
+        overlap.apply(x, np.empty((2, 3)))
