@@ -1,7 +1,7 @@
 """From coarse totals to fine fractions, tile by tile: features, U-Net, closing, class map."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -91,15 +91,24 @@ class TileRunner:
         with self._torch():
             return _each(tiles, done, lambda work: self._drafted(work, watch))
 
-    def close(self, tiles: Iterable[TileWork], drafts: Iterable[TileDraft], watch: Stopwatch) -> list[TileFields]:
-        """The second half: fields of each tile from its draft and the final totals. ConstraintError as in `run`."""
-        pairs = zip(tiles, drafts, strict=True)
-        return self._side_by_side([(work, draft.run, draft.logits) for work, draft in pairs], watch)
+    def close(self, tiles: Iterable[TileWork], drafts: list[TileDraft], watch: Stopwatch) -> list[TileFields]:
+        """The second half: fields of each tile from its draft and the final totals. ConstraintError as in `run`.
 
-    def _side_by_side(self, ran: Sequence[Ran], watch: Stopwatch) -> list[TileFields]:
-        """Fields of tiles that the network was run on, on as many threads as it was; a tile is one thread's."""
-        count = max(1, min(self._threads, len(ran)))
+        The drafts are taken out of their list, and each is dropped once its tile is closed.
+        """
+        ran = [(work, draft.run, draft.logits) for work, draft in zip(tiles, drafts, strict=True)]
+        drafts.clear()
+        return self._side_by_side(ran, watch)
+
+    def _side_by_side(self, ran: list[Ran], watch: Stopwatch) -> list[TileFields]:
+        """Fields of tiles that the network was run on, on as many threads as it was; a tile is one thread's.
+
+        What is closed is dropped, so that the logits of a tile make room for its fields.
+        """
+        whole = len(ran)
+        count = max(1, min(self._threads, whole))
         parts = [Ahead(partial(self._one_by_one, ran[first::count])) for first in range(count)]
+        ran.clear()
         with watch.stage("constraint"):
             for part in parts[1:]:
                 part.start()
@@ -108,10 +117,11 @@ class TileRunner:
             finally:
                 for part in parts:
                     part.wait()
-        return [fields[i % count][i // count] for i in range(len(ran))]
+        return [fields[i % count][i // count] for i in range(whole)]
 
-    def _one_by_one(self, ran: Sequence[Ran]) -> list[TileFields]:
-        return [self._closed(*one) for one in ran]
+    def _one_by_one(self, ran: list[Ran]) -> list[TileFields]:
+        ran.reverse()
+        return [self._closed(*ran.pop()) for _ in range(len(ran))]
 
     @contextmanager
     def _torch(self) -> Iterator[None]:

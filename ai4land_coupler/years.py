@@ -190,7 +190,8 @@ class Years:
             with begun.watch.stage("wait"):
                 refined = self._comm.together(made.result)
             begun.watch.absorb(hidden)
-            served = self._published(*self._closed(begun, refined))
+            kept = replace(refined, drafts=list(refined.drafts))  # for another try
+            served = self._published(*self._closed(begun, kept))
         (self.fields, self._report, self.first), self._ahead = served, None
 
     def drop(self) -> None:
@@ -249,7 +250,7 @@ class Years:
         return Made(None, self._runner.draft(work, watch, done))
 
     def _closed(self, begun: Begun, made: Made) -> tuple[Begun, list[TileFields]]:
-        """The fields of this rank's tiles, and the year with the totals they meet."""
+        """The fields of this rank's tiles, and the year with the totals they meet. Drafts are used up."""
         if self._shares is None or made.fields is not None:
             return begun, made.fields or []
         comm, domain, drafts, watch = self._comm, self.domain, made.drafts, begun.watch
