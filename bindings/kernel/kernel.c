@@ -396,28 +396,53 @@ static int exchange(shares *s, int i, int j)
         least = prefers_j < least ? prefers_j : least;
     }
     if (!(keenest > least)) return 0;
-    candidate *both = s->scratch;
-    for (int64_t m = 0; m < n_i; m++) both[m] = (candidate){pj[of_i[m]] - pi[of_i[m]], s->draw[of_i[m]], of_i[m]};
-    for (int64_t m = 0; m < n_j; m++) both[n_i + m] = (candidate){pj[of_j[m]] - pi[of_j[m]], s->draw[of_j[m]], of_j[m]};
-    select_smallest(both, n_i + n_j, n_i);
-    for (int64_t m = 0; m < n_i; m++) of_i[m] = both[m].pixel;
-    for (int64_t m = 0; m < n_j; m++) of_j[m] = both[n_i + m].pixel;
+    /* Who in i prefers it more than all of j do stays, and the other way round: between the rest it is decided. */
+    candidate *open = s->scratch;
+    int64_t stay_i = 0, stay_j = 0, n = 0;
+    for (int64_t m = 0; m < n_i; m++) {
+        const int64_t pixel = of_i[m];
+        const double prefers_j = pj[pixel] - pi[pixel];
+        if (prefers_j < least) of_i[stay_i++] = pixel;
+        else open[n++] = (candidate){prefers_j, s->draw[pixel], pixel};
+    }
+    const int64_t room = n;
+    for (int64_t m = 0; m < n_j; m++) {
+        const int64_t pixel = of_j[m];
+        const double prefers_j = pj[pixel] - pi[pixel];
+        if (prefers_j > keenest) of_j[stay_j++] = pixel;
+        else open[n++] = (candidate){prefers_j, s->draw[pixel], pixel};
+    }
+    select_smallest(open, n, room);
+    for (int64_t m = 0; m < room; m++) of_i[stay_i + m] = open[m].pixel;
+    for (int64_t m = room; m < n; m++) of_j[stay_j + m - room] = open[m].pixel;
     return 1;
 }
 
-/* A map drawn by hash alone: class after class takes its count of what is left, the first keeps the rest. */
-static void deal(shares *s)
+/* Pixels in ascending order of their draws: counted into shares by the upper bits, which are even, then put in order. */
+static void by_draw(const uint64_t *draw, int64_t n, int64_t *order)
 {
-    int64_t open = s->n;
-    candidate *left = s->scratch;
-    for (int64_t m = 0; m < open; m++) left[m] = (candidate){0.0, s->draw[m], m};
-    for (int j = 1; j < s->k; j++) {
-        int64_t count = s->start[j + 1] - s->start[j];
-        select_smallest(left, open, count);
-        for (int64_t m = 0; m < count; m++) s->pixel[s->start[j] + m] = left[m].pixel;
-        left += count, open -= count;
+    int64_t until[256] = {0};
+    for (int64_t m = 0; m < n; m++) until[draw[m] >> 56]++;
+    for (int64_t at = 0, share = 0; share < 256; share++) until[share] = at += until[share];
+    for (int64_t m = n - 1; m >= 0; m--) order[--until[draw[m] >> 56]] = m;
+    for (int64_t m = 1; m < n; m++) {
+        const int64_t pixel = order[m];
+        int64_t to = m;
+        for (; to > 0 && draw[order[to - 1]] > draw[pixel]; to--) order[to] = order[to - 1];
+        order[to] = pixel;
     }
-    for (int64_t m = 0; m < open; m++) s->pixel[m] = left[m].pixel;
+}
+
+/* A map drawn by hash alone: class after class takes its count of what is left, the first keeps the rest. */
+static void deal(shares *s, int64_t *order)
+{
+    by_draw(s->draw, s->n, order);
+    for (int j = 1; j < s->k; j++) {
+        const int64_t count = s->start[j + 1] - s->start[j];
+        memcpy(s->pixel + s->start[j], order, (size_t)count * sizeof *order);
+        order += count;
+    }
+    memcpy(s->pixel, order, (size_t)s->start[1] * sizeof *order);
 }
 
 /* A pair of classes that did not move, and neither of which moved since, need not be looked at again. */
@@ -445,7 +470,7 @@ int kernel_quota(int64_t cells, int64_t classes, const int64_t *first, const dou
                  int64_t stride, const int64_t *id, const int64_t *count, unsigned char *place)
 {
     size_t k = (size_t)classes, n = (size_t)most_pixels(cells, first);
-    int64_t *memory = malloc((n + 3 * k + k * k + 2) * sizeof *memory);
+    int64_t *memory = malloc((2 * n + 3 * k + k * k + 2) * sizeof *memory);
     double *values = malloc((k * n + k + 1) * sizeof *values);
     uint64_t *draw = malloc((n + 1) * sizeof *draw);
     candidate *scratch = malloc((n + 1) * sizeof *scratch);
@@ -469,7 +494,7 @@ int kernel_quota(int64_t cells, int64_t classes, const int64_t *first, const dou
             s.start[j + 1] = s.start[j] + wanted[order[j]];
             for (int64_t m = 0; m < s.n; m++) values[j * s.n + m] = p[to[begin + m] + order[j] * stride];
         }
-        deal(&s);
+        deal(&s, memory + n + 3 * k + k * k + 2);
         settle(&s, s.start + k + 1, s.start + 2 * k + 1);
         for (int j = 0; j < s.k; j++)
             for (int64_t m = s.start[j]; m < s.start[j + 1]; m++) place[begin + s.pixel[m]] = (unsigned char)(order[j] + 1);
