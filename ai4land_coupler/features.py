@@ -84,11 +84,9 @@ def terrain(height: NDArray[np.int64], row_lat: NDArray[np.float64], spacing: fl
         "slope": np.sqrt(np.sqrt(dx * dx + dy * dy)),
         "poleward": signed_root(dy * np.where(row_lat >= 0, 1.0, -1.0)[:, None]),
     }
-    for radius in TERRAIN_RADII:
-        cut = RIM - radius
-        part = height[cut : height.shape[0] - cut, cut : height.shape[1] - cut]
+    both = box_sums(height, *TERRAIN_RADII), box_sums(height * height, *TERRAIN_RADII)
+    for radius, total, square in zip(TERRAIN_RADII, *both, strict=True):
         number = (2 * radius + 1) ** 2
-        total, square = box_sums(part, radius), box_sums(part * part, radius)
         fields[f"tpi_{2 * radius + 1}"] = signed_root((centre * number - total) / number)
         variance = (square * number - total * total) / (number * number)
         fields[f"relief_{2 * radius + 1}"] = np.sqrt(np.sqrt(variance))

@@ -110,12 +110,20 @@ def bilinear(values: Field, y: Places, x: Places) -> Field:
     return west + (east - west) * x.weight[None, :]
 
 
-def box_sums(values: NDArray[np.int64], radius: int) -> NDArray[np.int64]:
-    """Return sums over squares of 2 radius + 1 cells, shape smaller by radius on each side; exact integers."""
+def box_sums(values: NDArray[np.int64], *radii: int) -> list[NDArray[np.int64]]:
+    """Return sums over squares of 2 r + 1 cells for each radius r, around the cells max(radii) inside the edge.
+
+    Exact integers.
+    """
     total = np.zeros((values.shape[0] + 1, values.shape[1] + 1), np.int64)
-    total[1:, 1:] = values.cumsum(0).cumsum(1)
-    n = 2 * radius + 1
-    return total[n:, n:] - total[:-n, n:] - total[n:, :-n] + total[:-n, :-n]
+    np.cumsum(values.cumsum(0), axis=1, out=total[1:, 1:])
+    rim = max(radii)
+    height, width = (length - 2 * rim for length in values.shape)
+
+    def corner(down: int, across: int) -> NDArray[np.int64]:
+        return total[rim + down : rim + down + height, rim + across : rim + across + width]
+
+    return [corner(r + 1, r + 1) - corner(-r, r + 1) - corner(r + 1, -r) + corner(-r, -r) for r in radii]
 
 
 @dataclass(frozen=True)

@@ -46,17 +46,10 @@ class Settlements:
         """
         fields = {}
         for kind, lines in (("places", self.places), ("people", self.people)):
-            values = lines.packed(window, RIM)
-            sums = {radius: _inner_sums(values, radius) for radius in RADII}
+            sums = dict(zip(RADII, box_sums(lines.packed(window, RIM), *RADII), strict=True))
             for radius, total in sums.items():
                 fields[f"{kind}_{_side(radius)}"] = np.sqrt(np.sqrt(total * lines.scale)).astype(np.float32)
             for small, large in SHARES:
                 share = (sums[small] * _side(large) ** 2) / ((sums[large] + 1) * _side(small) ** 2)
                 fields[f"{kind}_{_side(small)}_of_{_side(large)}"] = np.sqrt(share).astype(np.float32)
         return fields
-
-
-def _inner_sums(values: np.ndarray, radius: int) -> np.ndarray:
-    """Box sums of the cells RIM inside the edge of values."""
-    cut = RIM - radius
-    return box_sums(values[cut : values.shape[0] - cut, cut : values.shape[1] - cut], radius)

@@ -32,7 +32,10 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
 
 def test_box_sums_by_hand() -> None:
     values = np.arange(25).reshape(5, 5)
-    assert box_sums(values, 1).tolist() == [[54, 63, 72], [99, 108, 117], [144, 153, 162]]
+    (found,) = box_sums(values, 1)
+    assert found.tolist() == [[54, 63, 72], [99, 108, 117], [144, 153, 162]]
+    middle, box, whole = box_sums(values, 0, 1, 2)
+    assert (middle.tolist(), box.tolist(), whole.tolist()) == ([[values[2, 2]]], [[108]], [[values.sum()]])
 
 
 def test_bilinear_is_exact_on_a_plane() -> None:
