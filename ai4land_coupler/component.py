@@ -166,8 +166,8 @@ class Component:
         `state` may hand over classes as `put` does. With `lag: 1` the fields served are those of the step before.
         Raises the same error on every rank: UsageError, TimeOrderError, BadInputError, ConstraintError or OutputError;
         the last good year is then still served, and this one may be tried again. An OutputError may be that of an
-        earlier year, which is then given up. Where bad values are configured to
-        hold last year's fields they are served, and `held` says why.
+        earlier year, which is then given up. Where bad values are configured to hold last year's fields they are
+        served, and `held` says why.
         """
         room: dict[str, NDArray[np.float64]] = {}
         self._advance(year, state, room)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ai4land_coupler.bench.figures import exponent
 from ai4land_coupler.bench.timer import alternate
+from ai4land_coupler.errors import RegridError
 from ai4land_coupler.grids import HostGrid, RegularGrid
 from ai4land_coupler.regrid import Overlap, Patch
 from ai4land_coupler.regrid.greatcircle import GreatCircleEngine, Shares, Task
@@ -39,7 +40,7 @@ def weights(source: HostGrid, target: RegularGrid) -> Overlap:
 
 
 def _no_library(tasks: Sequence[Task]) -> list[Shares]:
-    raise NotImplementedError("overlaps of regular cells are clipped without a library")
+    raise RegridError(f"bench: {len(tasks)} overlaps are asked of a library, those of regular cells should be clipped")
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:

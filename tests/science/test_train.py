@@ -61,14 +61,14 @@ def test_a_run_that_ended_goes_on_to_the_bit(folder: Path) -> None:
     broken = small_store.configure(folder, "broken", accumulate=2, batch=1, **ROLLOUT)
     take(whole)
     take(broken, last=3)
-    assert [path.name for path in checkpoints.paths(folder / "broken/work/checkpoints")] == ["step-00000003.pt"]
+    assert [path.name for path in checkpoints.paths(folder / "broken" / "work" / "checkpoints")] == ["step-00000003.pt"]
     take(broken)
     a, b = weights(folder / "whole"), weights(folder / "broken")
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
-    steps = [entry["step"] for entry in json.loads((folder / "broken/work/log.json").read_text())]
+    steps = [entry["step"] for entry in json.loads((folder / "broken" / "work" / "log.json").read_text())]
     assert steps == sorted(steps)
-    assert list((folder / "broken/work/tensorboard").glob("events*"))
+    assert list((folder / "broken" / "work" / "tensorboard").glob("events*"))
     other = small_store.configure(folder, "other", accumulate=2, batch=1, seed=2, **ROLLOUT)
     take(other)
     c = weights(folder / "other")
@@ -113,7 +113,7 @@ def test_a_run_that_is_told_to_end_writes_a_checkpoint(folder: Path) -> None:
         process.kill()
     assert process.returncode == 143, rest
     assert "goes on from it" in rest
-    (path,) = checkpoints.paths(folder / "ended/work/checkpoints")
+    (path,) = checkpoints.paths(folder / "ended" / "work" / "checkpoints")
     assert checkpoints.load(path)["step"] >= 2
 
 
@@ -123,7 +123,7 @@ def test_a_component_steps_with_what_was_trained(folder: Path) -> None:
         checkpoint_every=1, keep=2,
     )  # fmt: skip
     assert train(config) == folder / "stepped/emulator"
-    assert len(checkpoints.paths(folder / "stepped/work/checkpoints")) == 2
+    assert len(checkpoints.paths(folder / "stepped" / "work" / "checkpoints")) == 2
     emulator, store = Emulator.load(folder / "stepped/emulator"), Store.open(folder / "store.zarr")
     assert (emulator.base_year, emulator.unet.climate_classes) == (2003, 30)
     assert (emulator.base_map() == store.classes(3, slice(0, 80), np.arange(160))).all()

@@ -1,5 +1,6 @@
 """Tiles and the rectangles that are run in them leave no trace in the fields."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 import small_emulator
 
 from ai4land_coupler.emulator import Emulator
-from ai4land_coupler.inference import TileRunner
+from ai4land_coupler.errors import ConstraintError
+from ai4land_coupler.inference import GROUP, TileRunner
 from ai4land_coupler.placement import BASE, OWN
 from ai4land_coupler.tiles import TileCells, TileWork, all_tiles, coarse_around
 from ai4land_coupler.timing import Stopwatch
@@ -21,19 +23,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_emulator.build(tmp_path_factory.mktemp("emulator"))
 
 
-def run(folder: Path, tile: int, totals: np.ndarray, filled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Fractions (K, nlat, nlon) and classes of the globe, with tiles of another size."""
-    description = (folder / "emulator.yaml").read_text()
-    (folder / "emulator.yaml").write_text(description.replace(f"tile: {small_emulator.TILE}", f"tile: {tile}"))
-    emulator = Emulator.load(folder)
-    (folder / "emulator.yaml").write_text(description)
-    assert emulator.tile == tile
+def work_of(emulator: Emulator, totals: np.ndarray, filled: np.ndarray) -> list[TileWork]:
+    """Every tile of the globe."""
     land = emulator.base_map() > 0
     tiles = [
         TileCells.of(t, land[t.rows, t.cols], emulator.fine, small_emulator.RATIO)
-        for t in all_tiles(emulator.fine, emulator.coarse, tile)
+        for t in all_tiles(emulator.fine, emulator.coarse, emulator.tile)
     ]
-    works = [
+    return [
         TileWork.of(
             cells,
             totals,
@@ -42,10 +39,21 @@ def run(folder: Path, tile: int, totals: np.ndarray, filled: np.ndarray) -> tupl
         )
         for cells in tiles
     ]
+
+
+def run(folder: Path, tile: int, totals: np.ndarray, filled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fractions (K, nlat, nlon) and classes of the globe, with tiles of another size."""
+    description = (folder / "emulator.yaml").read_text()
+    (folder / "emulator.yaml").write_text(description.replace(f"tile: {small_emulator.TILE}", f"tile: {tile}"))
+    emulator = Emulator.load(folder)
+    (folder / "emulator.yaml").write_text(description)
+    assert emulator.tile == tile
+    works = work_of(emulator, totals, filled)
     fields = TileRunner(emulator, "level", "float32", 1).run(works, Stopwatch(), lambda: None)
-    fractions, classes = np.zeros((len(LEGEND), land.size)), np.zeros(land.size, np.uint8)
-    for cells, of_tile in zip(tiles, fields, strict=True):
-        fractions[:, cells.cells], classes[cells.cells] = of_tile.fractions, of_tile.classes
+    size = emulator.fine.size
+    fractions, classes = np.zeros((len(LEGEND), size)), np.zeros(size, np.uint8)
+    for work, of_tile in zip(works, fields, strict=True):
+        fractions[:, work.cells.cells], classes[work.cells.cells] = of_tile.fractions, of_tile.classes
     return fractions, classes
 
 
@@ -85,3 +93,35 @@ def test_cells_of_the_base_map_show_it(folder: Path) -> None:
     assert (classes.reshape(160, 320)[20:30] == base).all()
     rows = fractions.reshape(len(LEGEND), 160, 320)[:, 20:30]
     assert (rows == (base == np.arange(1, len(LEGEND) + 1)[:, None, None])).all()
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_that_share_the_tiles_change_no_bit(folder: Path, threads: int) -> None:
+    """Also where totals come after the network; the drafts are then used up, and tiles keep their order."""
+    emulator, calls = Emulator.load(folder), []
+    works = work_of(emulator, totals(), np.full(NCOARSE, OWN, np.uint8))
+    assert len(works) > GROUP  # more than one group
+    alone = TileRunner(emulator, "level", "float32", 1).run(works, Stopwatch(), lambda: None)
+    runner = TileRunner(emulator, "level", "float32", threads)
+    before = threading.active_count()
+    shared = runner.run(works, Stopwatch(), lambda: calls.append(1))
+    drafts = runner.draft(works, Stopwatch(), lambda: None)
+    late = runner.close(works, drafts, Stopwatch())
+    assert (len(calls), drafts, threading.active_count()) == (len(works), [], before)
+    for one, *others in zip(alone, shared, late, strict=True):
+        for other in others:
+            assert one.fractions.tobytes() == other.fractions.tobytes()
+            assert one.classes.tobytes() == other.classes.tobytes()
+            assert one.residual.tobytes() == other.residual.tobytes()
+
+
+@pytest.mark.parametrize("tile", [0, 1])
+def test_what_fails_in_a_thread_is_raised_once_all_have_ended(folder: Path, tile: int) -> None:
+    emulator = Emulator.load(folder)
+    works = work_of(emulator, totals(), np.full(NCOARSE, OWN, np.uint8))
+    runner, before = TileRunner(emulator, "level", "float32", 2), threading.active_count()
+    drafts = runner.draft(works, Stopwatch(), lambda: None)
+    drafts[tile].logits.values[1] = np.nan
+    with pytest.raises(ConstraintError, match=r"coarse cell \d+ at .*class 2: the network gave a logit"):
+        runner.close(works, drafts, Stopwatch())
+    assert threading.active_count() == before

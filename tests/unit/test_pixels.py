@@ -24,6 +24,15 @@ def given() -> tuple:
     return cells, some, picked, logits, totals[7:10]
 
 
+@pytest.fixture(params=["compiled", "numpy"])
+def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the kernel and without it."""
+    if request.param == "numpy":
+        monkeypatch.setattr(kernel, "_module", None)
+    elif not kernel.ready():
+        pytest.skip("the kernel is not built")
+
+
 def test_pixels_stand_where_their_cells_do(given: tuple) -> None:
     cells, some, picked, logits, _ = given
     assert (cells.coarse_of_cell[picked.which] == some[picked.cell]).all()
@@ -34,12 +43,8 @@ def test_pixels_stand_where_their_cells_do(given: tuple) -> None:
     assert np.array_equal(logits.taken().of_pixels(), logits.of_pixels())
 
 
-@pytest.mark.parametrize("compiled", [True, False])
-def test_fields_are_those_of_blocks(given: tuple, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if compiled and not kernel.ready():
-        pytest.skip("the kernel is not built")
-    if not compiled:
-        monkeypatch.setattr(kernel, "_module", None)
+@pytest.mark.usefixtures("either_way")
+def test_fields_are_those_of_blocks(given: tuple) -> None:
     cells, _, picked, logits, totals = given
     out = np.full((4, cells.size), np.nan)
     residual = pixels.close(picked, logits, totals, out)
@@ -52,12 +57,8 @@ def test_fields_are_those_of_blocks(given: tuple, compiled: bool, monkeypatch: p
     assert np.array_equal(picked.block(pixels.quota(picked, out, totals)), drawn)
 
 
-@pytest.mark.parametrize("compiled", [True, False])
-def test_errors_name_the_cell(given: tuple, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if compiled and not kernel.ready():
-        pytest.skip("the kernel is not built")
-    if not compiled:
-        monkeypatch.setattr(kernel, "_module", None)
+@pytest.mark.usefixtures("either_way")
+def test_errors_name_the_cell(given: tuple) -> None:
     cells, _, picked, logits, totals = given
     out = np.empty((4, cells.size))
     broken = logits.values.copy()
