@@ -27,6 +27,8 @@ CASES = {
     "lost": (Status.OUTPUT, Status.OUTPUT),
 }
 
+ONE_HEAP = {"limit": {"MALLOC_ARENA_MAX": "1"}}
+
 MANY, ALIKE = pytest.mark.long, ("memory", "torch memory", "device", "exit")
 """Cases that take the same way as another one."""
 
@@ -40,7 +42,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("what", [pytest.param(what, marks=MANY if what in ALIKE else ()) for what in CASES])
 def test_lag_0_hears_at_once(tiny: Path, tmp_path: Path, what: str) -> None:
     """The year fails on both ranks; every file is whole; taken up from the last restart it ends with the same bits."""
-    done = mpirun(2, sys.executable, PROGRAM, tiny, tmp_path, what, "0", timeout=60)
+    done = mpirun(2, sys.executable, PROGRAM, tiny, tmp_path, what, "0", timeout=60, env=ONE_HEAP.get(what))
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["got"]["step"] == list(CASES[what]), result

@@ -38,8 +38,9 @@ RAISED: dict[str, Callable[[], BaseException]] = {
     "exit": lambda: SystemExit(3),
 }
 LIBC = ctypes.CDLL(None)
-M_MMAP_THRESHOLD = -3
-ROOM = 1 << 20
+LIBC.malloc.argtypes, LIBC.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
+BLOCK = 1 << 16
+ROOM = 1 << 18
 """Bytes that small objects may still take."""
 YEARS = range(2001, 2006)
 ODD = 2003
@@ -95,20 +96,22 @@ class SmallFilesBehind:
 
 
 class NoMemory:
-    """The last rank gets no more address space: blocks that do not fit into what it has are refused to all libraries.
+    """The last rank gets no more address space, and no block that was freed is left to it.
 
-    `hungry` comes before any library has kept freed blocks of that size for itself.
+    The test sets glibc's MALLOC_ARENA_MAX to 1: heaps of threads have address space in reserve.
     """
-
-    @staticmethod
-    def hungry() -> None:
-        LIBC.mallopt(M_MMAP_THRESHOLD, 1 << 16)
 
     def __enter__(self) -> None:
         self._before = resource.getrlimit(resource.RLIMIT_AS)
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         if COMM.rank == COMM.size - 1:
-            resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, self._before[1]))
+            self._limit(0)
+            while LIBC.malloc(BLOCK):
+                pass
+            self._limit(ROOM)
+
+    def _limit(self, room: int) -> None:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + room, self._before[1]))
 
     def __exit__(self, *_: object) -> None:
         resource.setrlimit(resource.RLIMIT_AS, self._before)
@@ -198,8 +201,6 @@ def again(land: Component, config: Config, folder: Path) -> Component:
 
 def main() -> None:
     emulator, folder, what, lag = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
-    if what == "limit":
-        NoMemory.hungry()
     got, fields = run(emulator, folder / "odd", lag, what)
     _, expected = run(emulator, folder / "alone", lag, None)
     same = COMM.allreduce(bool(np.array_equal(fields, expected)), op=MPI.LAND)
