@@ -1,10 +1,12 @@
-"""A year refined in a thread of its own while the host integrates. Nothing that runs here calls MPI."""
+"""Threads of the plugin's own: a year refined while the host integrates, tiles shared out. None of them calls MPI."""
 
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -51,3 +53,41 @@ class Ahead(Generic[T]):
             error, self._error = self._error, None
             raise error
         return self._made[0]
+
+
+def side_by_side(work: Callable[[S], T], items: list[S], threads: int) -> list[T]:
+    """work(item) of each item, by this thread and others, `threads` in all; raises the error of the first that has one.
+
+    The items are taken out of their list, and each is dropped once it is done.
+    """
+    rest, count = deque(enumerate(items)), len(items)
+    items.clear()
+    done: dict[int, T] = {}
+    failed: dict[int, BaseException] = {}
+
+    def take_turns() -> None:
+        while rest:
+            try:
+                i, item = rest.popleft()
+            except IndexError:  # another thread was faster
+                return
+            try:
+                done[i] = work(item)
+            except BaseException as error:
+                rest.clear()
+                failed[i] = error
+
+    others = [Ahead(take_turns) for _ in range(min(threads, count) - 1)]
+    try:
+        for other in others:
+            other.start()
+        take_turns()
+    finally:
+        rest.clear()
+        for other in others:
+            other.wait()
+    if failed:
+        raise failed[min(failed)]
+    for other in others:
+        other.result()
+    return [done[i] for i in range(count)]

@@ -14,12 +14,14 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from ai4land_coupler import kernel
 from ai4land_coupler.constraint import BATCH, DEEPEST_LOGIT, PROMISE, alike, newton, over_classes
 from ai4land_coupler.errors import ConstraintError
 from ai4land_coupler.regrid import Overlap
 
 Float = NDArray[np.float64]
 Index = NDArray[np.int64]
+
 
 FLOOR = float(np.exp(DEEPEST_LOGIT))
 """Smallest q of a coarse cell, in shares of its largest, so that an offset can still lift the class."""
@@ -59,26 +61,16 @@ def spread(q: Float, host: Index, coarse: Index, area: Float, state: Float) -> F
     bad = ~(np.isfinite(q).all(axis=0) & (q >= 0).all(axis=0)) & takes_part
     if bad.any():
         raise HostCellError(int(host[bad].min()), "the network's coarse means are not finite fractions")
-    for cells, at in _of_one_width(np.lexsort((coarse, host)), host, takes_part, state.shape[1]):
-        known = at >= 0
-        weight = np.where(known, area[at], 0.0)
-        weight /= weight.sum(axis=1, keepdims=True)
-        for some, classes in alike(state[:, cells].T, 100 * BATCH // at.shape[1]):
-            if classes.shape[1] > 1:
-                wanted = state[classes.T, cells[some]]
-                f = _shares(q[classes.T[:, :, None], at[some]], weight[some], wanted, cells[some])
-                row, place = np.nonzero(known[some])
-                shares[classes[row].T, at[some[row], place]] = f[:, row, place]
-    return shares
-
-
-def _shares(q: Float, weight: Float, wanted: Float, cells: Index) -> Float:
-    """Shares (k, c, w) of c host cells over w coarse cells each, from q (k, c, w), weights (c, w), states (k, c)."""
-    largest = over_classes(np.maximum, q)
-    e = np.maximum(np.where(largest > 0, q, 1.0) / np.where(largest > 0, largest, 1.0), FLOOR)
-    f = wanted / wanted.sum(axis=0)
-    shares, left = newton(e, weight, f)
-    stuck = np.argwhere(~(np.abs(left + (f - wanted)) <= PROMISE))
+    order = np.lexsort((coarse, host))
+    order = order[takes_part[order]]
+    count = np.bincount(host[order], minlength=state.shape[1])
+    solved = (count > 1) & ((state > 0).sum(axis=0) > 1)
+    order, cells = order[solved[host[order]]], np.flatnonzero(solved)
+    first, wanted = np.concatenate([[0], np.cumsum(count[solved])]), state[:, solved]
+    shares[:, order], left = (_by_kernel if kernel.ready() else _by_numpy)(
+        q.take(order, axis=1), first, area[order], wanted
+    )
+    stuck = np.argwhere(~(np.abs(left) <= PROMISE))
     if stuck.size:
         klass, cell = (int(i) for i in stuck[0])
         raise HostCellError(
@@ -89,19 +81,38 @@ def _shares(q: Float, weight: Float, wanted: Float, cells: Index) -> Float:
     return shares
 
 
-def _of_one_width(
-    order: Index, host: Index, takes_part: NDArray[np.bool_], n_host: int
-) -> Iterator[tuple[Index, Index]]:
-    """Host cells (c,) with two overlaps or more that take part, and where these are (c, width), -1 for none.
+def _by_kernel(q: Float, first: Index, area: Float, wanted: Float) -> tuple[Float, Float]:
+    """Shares (K, n) of host cells, cell after cell as `first` says, from states (K, c); what they miss of these."""
+    shares, left = kernel.spread(first, area, q, np.ascontiguousarray(wanted.T))
+    return shares, left.T
+
+
+def _by_numpy(q: Float, first: Index, area: Float, wanted: Float) -> tuple[Float, Float]:
+    shares, missed = np.zeros(q.shape), np.zeros(wanted.shape)
+    for cells, at in _of_one_width(first):
+        known = at >= 0
+        weight = np.where(known, area[at], 0.0)
+        weight /= weight.sum(axis=1, keepdims=True)
+        for some, classes in alike(wanted[:, cells].T, 100 * BATCH // at.shape[1]):
+            given = q[classes.T[:, :, None], at[some]]
+            largest = over_classes(np.maximum, given)
+            e = np.maximum(np.where(largest > 0, given, 1.0) / np.where(largest > 0, largest, 1.0), FLOOR)
+            total = wanted[classes.T, cells[some]]
+            f = total / total.sum(axis=0)
+            p, left = newton(e, weight[some], f)
+            row, place = np.nonzero(known[some])
+            shares[classes[row].T, at[some[row], place]] = p[:, row, place]
+            missed[classes.T, cells[some]] = left + (f - total)
+    return shares, missed
+
+
+def _of_one_width(first: Index) -> Iterator[tuple[Index, Index]]:
+    """Host cells (c,) and where their overlaps are (c, width), -1 for none.
 
     The width is the next power of two, so that it follows from a host cell's own overlaps.
     """
-    order = order[takes_part[order]]
-    count = np.bincount(host[order], minlength=n_host)
-    first = np.cumsum(count) - count
-    width = 1 << np.ceil(np.log2(np.maximum(count, 1))).astype(np.int64)
-    for wide in np.unique(width[count > 1]):
-        cells = np.flatnonzero((width == wide) & (count > 1))
-        slot = np.arange(wide)
-        inside = slot < count[cells, None]
-        yield cells, np.where(inside, order[np.where(inside, first[cells, None] + slot, 0)], -1)
+    count = np.diff(first)
+    width = 1 << np.ceil(np.log2(count)).astype(np.int64)
+    for wide in np.unique(width):
+        cells, slot = np.flatnonzero(width == wide), np.arange(wide)
+        yield cells, np.where(slot < count[cells, None], first[cells, None] + slot, -1)

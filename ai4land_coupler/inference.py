@@ -4,14 +4,13 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ai4land_coupler.ahead import Ahead
+from ai4land_coupler.ahead import side_by_side
 from ai4land_coupler.change import close_change, quota_change
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import ConstraintError, DeviceError
@@ -23,9 +22,10 @@ from ai4land_coupler.timing import Stopwatch
 from ai4land_coupler.unet import STRIDE
 
 T = TypeVar("T")
+Index = NDArray[np.int64]
 
 GROUP = 16
-"""Tiles that are closed together where there are threads to share them; their logits wait in memory."""
+"""Tiles that threads share out where there are several; their logits wait in memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,10 +54,6 @@ class TileDraft:
     means: NDArray[np.float64]
 
 
-Ran = tuple[TileWork, NDArray[np.int64], Logits]
-"""A tile, which of its coarse cells the network was run for, and its logits."""
-
-
 class TileRunner:
     """Runs the emulator on the tiles of one rank; static features are kept from year to year."""
 
@@ -73,23 +69,18 @@ class TileRunner:
         """Drop the static features kept of the tiles run so far."""
         self._stem.forget()
 
-    def run(
-        self,
-        tiles: Iterable[TileWork],
-        watch: Stopwatch,
-        done: Callable[[], None],
-    ) -> list[TileFields]:
+    @property
+    def threads(self) -> int:
+        """Threads that work on the tiles."""
+        return self._threads
+
+    def run(self, tiles: Iterable[TileWork], watch: Stopwatch, done: Callable[[], None]) -> list[TileFields]:
         """Fields of each tile; `done` is called after each. ConstraintError names the coarse cell it cannot close."""
-        fields: list[TileFields] = []
-        with self._torch():
-            for some in _groups(tiles, GROUP if self._threads > 1 else 1):
-                fields += self._side_by_side(_each(some, done, lambda work: (work, *self._run(work, watch))), watch)
-        return fields
+        return self._in_groups(self._closed, tiles, watch, done)
 
     def draft(self, tiles: Iterable[TileWork], watch: Stopwatch, done: Callable[[], None]) -> list[TileDraft]:
         """The first half of `run`: the network alone, given totals that are not final."""
-        with self._torch():
-            return _each(tiles, done, lambda work: self._drafted(work, watch))
+        return self._in_groups(self._drafted, tiles, watch, done)
 
     def close(self, tiles: Iterable[TileWork], drafts: list[TileDraft], watch: Stopwatch) -> list[TileFields]:
         """The second half: fields of each tile from its draft and the final totals. ConstraintError as in `run`.
@@ -98,30 +89,26 @@ class TileRunner:
         """
         ran = [(work, draft.run, draft.logits) for work, draft in zip(tiles, drafts, strict=True)]
         drafts.clear()
-        return self._side_by_side(ran, watch)
+        return self._shared(self._closed, ran, watch)
 
-    def _side_by_side(self, ran: list[Ran], watch: Stopwatch) -> list[TileFields]:
-        """Fields of tiles that the network was run on, on as many threads as it was; a tile is one thread's.
+    def _in_groups(
+        self, after: Callable[[TileWork, Index, Logits], T], tiles: Iterable[TileWork], watch: Stopwatch,
+        done: Callable[[], None],
+    ) -> list[T]:  # fmt: skip
+        """The network on tile after tile, then what comes `after` it for some of them at a time."""
+        results: list[T] = []
+        with self._torch():
+            for some in _groups(tiles, GROUP if self._threads > 1 else 1):
+                ran = [(work, *self._run(work, watch, done)) for work in some]
+                results += self._shared(after, ran, watch)
+        return results
 
-        What is closed is dropped, so that the logits of a tile make room for its fields.
-        """
-        whole = len(ran)
-        count = max(1, min(self._threads, whole))
-        parts = [Ahead(partial(self._one_by_one, ran[first::count])) for first in range(count)]
-        ran.clear()
+    def _shared(
+        self, after: Callable[[TileWork, Index, Logits], T], ran: list[tuple[TileWork, Index, Logits]], watch: Stopwatch
+    ) -> list[T]:
+        """What comes after the network, on as many threads as it had; a tile is one thread's. `ran` is used up."""
         with watch.stage("constraint"):
-            for part in parts[1:]:
-                part.start()
-            try:
-                fields = [part.result() for part in parts]
-            finally:
-                for part in parts:
-                    part.wait()
-        return [fields[i % count][i // count] for i in range(whole)]
-
-    def _one_by_one(self, ran: list[Ran]) -> list[TileFields]:
-        ran.reverse()
-        return [self._closed(*ran.pop()) for _ in range(len(ran))]
+            return side_by_side(lambda one: after(*one), ran, self._threads)
 
     @contextmanager
     def _torch(self) -> Iterator[None]:
@@ -134,12 +121,14 @@ class TileRunner:
         finally:
             torch.set_num_threads(threads)
 
-    def _run(self, work: TileWork, watch: Stopwatch) -> tuple[NDArray[np.int64], Logits]:
+    def _run(self, work: TileWork, watch: Stopwatch, done: Callable[[], None]) -> tuple[Index, Logits]:
         """Which coarse cells of a tile the network is run for, (r,), and its logits for their pixels."""
         run = self._unsettled(work)
-        if not run.size:
-            return run, Logits(np.empty((self._legend.size, 0), np.float32), np.empty(0, np.int64))
-        return run, self._logits(work, run, watch)
+        logits = Logits(np.empty((self._legend.size, 0), np.float32), np.empty(0, np.int64))
+        if run.size:
+            logits = self._logits(work, run, watch)
+        done()
+        return run, logits
 
     def _pixels(self, work: TileWork, some: NDArray[np.int64]) -> Pixels:
         return work.cells.pixels(some, self._emulator.fine.area_rows)
@@ -151,11 +140,9 @@ class TileRunner:
             settled |= (work.wanted == work.before).all(axis=1)
         return np.flatnonzero(~settled)
 
-    def _drafted(self, work: TileWork, watch: Stopwatch) -> TileDraft:
-        run, logits = self._run(work, watch)
+    def _drafted(self, work: TileWork, run: Index, logits: Logits) -> TileDraft:
         averages = np.full((self._legend.size, work.cells.coarse.size), np.nan)
-        with watch.stage("constraint"):
-            averages[:, run] = means(self._pixels(work, run), logits).T
+        averages[:, run] = means(self._pixels(work, run), logits).T
         return TileDraft(run, logits.taken(), averages)
 
     def _closed(self, work: TileWork, run: NDArray[np.int64], logits: Logits) -> TileFields:
@@ -280,14 +267,6 @@ def _groups(tiles: Iterable[TileWork], size: int) -> Iterator[list[TileWork]]:
     rest = iter(tiles)
     while some := list(itertools.islice(rest, size)):
         yield some
-
-
-def _each(tiles: Iterable[TileWork], done: Callable[[], None], function: Callable[[TileWork], T]) -> list[T]:
-    results = []
-    for work in tiles:
-        results.append(function(work))
-        done()
-    return results
 
 
 def _named(error: RuntimeError) -> Exception:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 4
+VERSION = 5
 """Of the interface in kernel.h; what was built of another one is not used."""
 
 LANES = 256
@@ -57,6 +57,14 @@ def close(
     )  # fmt: skip
     _refuse_no_memory(failed)
     return left, failed - 1 if failed else None
+
+
+def spread(first: Index, area: Float, q: Float, totals: Float) -> tuple[Float, Float]:
+    """Shares (K, n) closest to q (K, n) that meet the totals (C, K) of host cells; what is missed of these (C, K)."""
+    shares, left = np.empty_like(q), np.empty_like(totals)
+    parts = _pointer(first), _pointer(area), _pointer(q), _pointer(totals), _pointer(shares), _pointer(left)
+    _refuse_no_memory(_lib().kernel_spread(*totals.shape, *parts))
+    return shares, left
 
 
 def means(first: Index, area: Float, z: NDArray[np.float32], at: Index, step: int, classes: int) -> Float:

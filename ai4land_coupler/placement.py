@@ -170,12 +170,13 @@ class Budget:
     ) -> "Budget":
         """From areas in m2 of this rank: host (K, n) by host cell, regridded and cut (K, m) by coarse cell, delivered
         and filled (K, tiles), and the totals (K, w). Collective."""  # fmt: skip
-        placed = np.where(place.delivered & (place.filled == OWN), place.own_land, 0.0)
         on_land = place.own_land > 0
+        land = np.flatnonzero(on_land)
+        placed = np.where(place.delivered & (place.filled == OWN), place.own_land, 0.0)[land]
         unplaced = regridded[:, ~on_land]
-        gap = (regridded - totals[:, : placed.size] * placed)[:, on_land]
+        gap = regridded[:, land] - totals[:, land] * placed
         cells = int(comm.sum(np.array([unplaced.any(axis=0).sum()]))[0])
-        cut = np.zeros_like(regridded) if cut is None else cut
+        cut = np.zeros((len(host), 0)) if cut is None else cut
         of_host, of_fine, of_filled, lost, gained, missed = sum_areas(comm, host, delivered, filled, unplaced, gap, cut)
         return cls(of_host, of_fine, of_filled, lost, gained, missed, cells)
 

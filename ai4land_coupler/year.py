@@ -1,13 +1,11 @@
 """The fields of one year, and the sums that are made of them over tiles and host cells."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ai4land_coupler import kernel
 from ai4land_coupler.comm import Communicator
 from ai4land_coupler.domain import Domain
 from ai4land_coupler.emulator import Emulator
@@ -15,8 +13,11 @@ from ai4land_coupler.errors import UsageError
 from ai4land_coupler.exchange import hash_all, sum_areas
 from ai4land_coupler.grids import wrap_longitude
 from ai4land_coupler.inference import TileFields
-from ai4land_coupler.placement import OWN, Budget
+from ai4land_coupler.placement import Budget
 from ai4land_coupler.report import YearReport
+from ai4land_coupler.tally import Tally
+
+Float = NDArray[np.float64]
 
 GEOMETRY = ("lon", "lat", "area", "cell_id", "land_fraction")
 
@@ -51,53 +52,33 @@ class YearFields:
         return np.concatenate([np.empty(0), *(tile.classes for tile in self.tiles)])
 
 
-def host_columns(
-    comm: Communicator, domain: Domain, state: NDArray[np.float64], tiles: Sequence[TileFields]
-) -> NDArray[np.float64]:
+def host_columns(comm: Communicator, domain: Domain, state: NDArray[np.float64], tallies: Sequence[Tally]) -> Float:
     """Columns (K, n): the mean over the fine land under each host cell, its own state where there is none. Collective.
 
     state (K, n).
     """
-    partial = [to(tile.fractions) for to, tile in zip(domain.to_host, tiles, strict=True)]
-    sums = domain.columns(comm, np.concatenate([np.empty((0, len(state))), *partial]))
+    sums = domain.columns(comm, np.concatenate([np.empty((0, len(state))), *(tally.by_host for tally in tallies)]))
     whole = sums.sum(axis=0)
     mean = np.where(whole > 0, sums / np.where(whole > 0, whole, 1.0), state)
     return np.ascontiguousarray(np.where(domain.hosts.own.land_fraction > 0, mean, 0.0))
 
 
-def fine_areas(
-    domain: Domain, emulator: Emulator, tiles: Sequence[TileFields]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Areas (K, tiles) in m2 over the delivered cells of each tile, and over those of them that were filled."""
-    delivered, filled = np.zeros((2, len(emulator.legend), len(tiles)))
-    for i, (cells, tile) in enumerate(zip(domain.own, tiles, strict=True)):
-        area = emulator.fine.area_rows[cells.rows]
-        delivered[:, i] = weighted_sums(tile.fractions, area)
-        if (domain.placement.filled[domain.inner[i]] != OWN).any():
-            filled[:, i] = weighted_sums(tile.fractions, area * (domain.filled_of(i) != OWN))
-    return delivered, filled
-
-
-def weighted_sums(fractions: NDArray[np.float64], area: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sums (K,) of fractions (K, n) times area (n,), m2."""
-    if kernel.ready():
-        return kernel.weighted(np.ascontiguousarray(fractions), area)
-    total: NDArray[np.float64] = (fractions * area).sum(axis=1)
-    return total
-
-
 def report_of(
-    comm: Communicator, domain: Domain, emulator: Emulator, fields: YearFields, seconds: Mapping[str, float]
-) -> YearReport:
+    comm: Communicator, domain: Domain, legend: tuple[str, ...], fields: YearFields, tallies: Sequence[Tally],
+    seconds: Mapping[str, float],
+) -> YearReport:  # fmt: skip
     """A year in numbers. Collective."""
     land = domain.placement.host_area * domain.hosts.own.land_fraction
-    delivered, filled = fine_areas(domain, emulator, fields.tiles)
+    nothing = np.zeros((0, len(legend)))
+    delivered, filled = (
+        np.vstack([nothing, *(getattr(tally, name) for tally in tallies)]).T for name in ("delivered", "filled")
+    )
     budget = Budget.of(
         comm, domain.placement, fields.state * land, fields.regridded, fields.totals, delivered, filled, fields.cut
     )  # fmt: skip
     residual = comm.max(max((float(np.abs(tile.residual).max()) for tile in fields.tiles), default=0.0))
     circle = roundtrip(comm, land, fields.state, fields.columns)
-    return YearReport(fields.year, emulator.legend, budget, residual, circle, seconds)
+    return YearReport(fields.year, legend, budget, residual, circle, seconds)
 
 
 def roundtrip(
@@ -108,33 +89,9 @@ def roundtrip(
     return float(moved[0] / max(whole[0], 1.0))
 
 
-def digest(comm: Communicator, domain: Domain, tiles: Sequence[TileFields]) -> str:
-    """SHA-256 over the marks of the tiles of all ranks. Collective."""
-    parts = [
-        hashlib.sha256(
-            cells.tile.index.to_bytes(8, "little")
-            + mark(np.ascontiguousarray(tile.fractions).reshape(-1).view(np.uint64)).tobytes()
-            + tile.classes.tobytes()
-        ).digest()
-        for cells, tile in zip(domain.own, tiles, strict=True)
-    ]
-    return hash_all(comm, np.frombuffer(b"".join(parts), dtype=np.uint8).reshape(-1, 32))
-
-
-def mark(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """What tells words (n,) from any others that are not made to look alike, (LANES,), at the pace of memory.
-
-    Word i is mixed into lane i modulo LANES; every step is one to one, so that one word that differs always shows.
-    """
-    lanes = np.arange(kernel.LANES, dtype=np.uint64)
-    if kernel.ready():
-        kernel.mix(words, lanes)
-        return lanes
-    for start in range(0, words.size, kernel.LANES):
-        some = words[start : start + kernel.LANES]
-        x = lanes[: some.size] ^ some
-        lanes[: some.size] = (x << np.uint64(29) | x >> np.uint64(35)) * np.uint64(0x9E3779B97F4A7C15)
-    return lanes
+def digest(comm: Communicator, tallies: Sequence[Tally]) -> str:
+    """SHA-256 over the fields of the tiles of all ranks. Collective."""
+    return hash_all(comm, np.frombuffer(b"".join(tally.bits for tally in tallies), dtype=np.uint8).reshape(-1, 32))
 
 
 def fine_geometry(domain: Domain, emulator: Emulator, name: str) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai4land_coupler import console
-from ai4land_coupler.ahead import Ahead
+from ai4land_coupler.ahead import Ahead, side_by_side
 from ai4land_coupler.comm import Communicator
 from ai4land_coupler.domain import Domain
 from ai4land_coupler.emulator import Emulator
@@ -20,6 +20,7 @@ from ai4land_coupler.priormap import Map, PriorMap
 from ai4land_coupler.publish import Publisher
 from ai4land_coupler.report import YearReport
 from ai4land_coupler.restart import Restart
+from ai4land_coupler.tally import Tally
 from ai4land_coupler.timing import Stopwatch
 from ai4land_coupler.year import YearFields, digest, host_columns, report_of
 
@@ -266,8 +267,8 @@ class Years:
     def _finish(self, begun: Begun, tiles: list[TileFields]) -> tuple[YearFields, YearReport]:
         comm, domain = self._comm, self.domain
         with begun.watch.stage("exchange"):
-            columns = host_columns(comm, domain, begun.state, tiles)
-            bits = digest(comm, domain, tiles)
+            tallies = comm.together(lambda: self._tallied(tiles))
+            columns, bits = host_columns(comm, domain, begun.state, tallies), digest(comm, tallies)
             fields = YearFields(
                 begun.year,
                 begun.state,
@@ -279,7 +280,12 @@ class Years:
                 columns,
                 bits,
             )
-            return fields, report_of(comm, domain, self._emulator, fields, begun.watch.seconds)
+            return fields, report_of(comm, domain, self._emulator.legend, fields, tallies, begun.watch.seconds)
+
+    def _tallied(self, tiles: list[TileFields]) -> list[Tally]:
+        area = self._emulator.fine.area_rows
+        every = list(enumerate(tiles))
+        return side_by_side(lambda one: Tally.of(self.domain, one[0], area, one[1]), every, self._runner.threads)
 
     def _published(self, begun: Begun, tiles: list[TileFields]) -> tuple[YearFields, YearReport, Float | None]:
         """A year as it is to be served, written and told of, and the state of the first year."""

@@ -229,25 +229,36 @@ static void weigh(cell *c, const double *area)
     for (int64_t i = 0; i < c->n; i++) c->w[i] = area[i] / whole;
 }
 
-static void close_cell(cell *c, int64_t classes, const double *area, const float *z, const int64_t *at, int64_t step,
-                       const unsigned char *allowed, const double *f, double *p, const int64_t *to, int64_t stride,
-                       double *left, int *order)
+/* The classes present and their totals, made to sum to 1. */
+static void aim(cell *c, int64_t classes, const double *f, int *order)
 {
     double wanted = 0.0;
     c->k = present(classes, f, order);
     for (int j = 0; j < c->k; j++) wanted += f[order[j]];
     for (int j = 0; j < c->k; j++) c->f[j] = f[order[j]] / wanted;
-    weigh(c, area);
-    prepare(c, z, at, step, allowed, order, DEEPEST_LOGIT);
+}
+
+/* Solves for the totals from what was prepared; what is missed of f as it was given. */
+static void meet(cell *c, const double *f, const int *order, double *left)
+{
     begin(c);
     newton(c);
+    for (int j = 0; j < c->k; j++) left[order[j]] = c->left[j] + (c->f[j] - f[order[j]]);
+}
+
+static void close_cell(cell *c, int64_t classes, const double *area, const float *z, const int64_t *at, int64_t step,
+                       const unsigned char *allowed, const double *f, double *p, const int64_t *to, int64_t stride,
+                       double *left, int *order)
+{
+    aim(c, classes, f, order);
+    weigh(c, area);
+    prepare(c, z, at, step, allowed, order, DEEPEST_LOGIT);
+    meet(c, f, order, left);
     for (int64_t k = 0; k < classes; k++)
         if (!(f[k] > 0))
             for (int64_t i = 0; i < c->n; i++) p[to[i] + k * stride] = 0.0;
-    for (int j = 0; j < c->k; j++) {
+    for (int j = 0; j < c->k; j++)
         for (int64_t i = 0; i < c->n; i++) p[to[i] + order[j] * stride] = c->p[j * c->n + i];
-        left[order[j]] = c->left[j] + (c->f[j] - f[order[j]]);
-    }
 }
 
 static int64_t most_pixels(int64_t cells, const int64_t *first)
@@ -258,22 +269,26 @@ static int64_t most_pixels(int64_t cells, const int64_t *first)
     return most;
 }
 
+/* Memory for cells of up to n pixels, to be freed; NULL where there is none. */
+static double *furnish(cell *c, size_t k, size_t n)
+{
+    double *memory = malloc((2 * k * n + 2 * n + 5 * k + k * k + 1) * sizeof *memory);
+    if (!memory) return NULL;
+    double *small = memory + 2 * k * n + 2 * n;
+    *c = (cell){.e = memory, .p = memory + k * n, .total = memory + 2 * k * n, .w = memory + 2 * k * n + n, .f = small,
+                .b = small + k, .base = small + 2 * k, .step = small + 3 * k, .left = small + 4 * k, .hessian = small + 5 * k};
+    return memory;
+}
+
 int64_t kernel_close(int64_t cells, int64_t classes, const int64_t *first, const double *area, const float *z,
                      const int64_t *at, int64_t step, const unsigned char *allowed, const double *f, double *p,
                      const int64_t *to, int64_t stride, double *left)
 {
-    size_t k = (size_t)classes, n = (size_t)most_pixels(cells, first);
-    double *memory = malloc((2 * k * n + 2 * n + 5 * k + k * k + 1) * sizeof *memory);
-    int *order = malloc((k + 1) * sizeof *order);
-    if (!memory || !order) {
-        free(memory), free(order);
-        return -1;
-    }
-    double *small = memory + 2 * k * n + 2 * n;
-    cell c = {.e = memory, .p = memory + k * n, .total = memory + 2 * k * n, .w = memory + 2 * k * n + n, .f = small,
-              .b = small + k, .base = small + 2 * k, .step = small + 3 * k, .left = small + 4 * k, .hessian = small + 5 * k};
-    memset(left, 0, (size_t)cells * k * sizeof *left);
-    int64_t i = 0, bad = 0;
+    cell c;
+    double *memory = furnish(&c, (size_t)classes, (size_t)most_pixels(cells, first));
+    int *order = malloc((size_t)(classes + 1) * sizeof *order);
+    int64_t i = 0, bad = memory && order ? 0 : -1;
+    memset(left, 0, (size_t)(cells * classes) * sizeof *left);
     for (; i < cells && !bad; i++) {
         const int64_t start = first[i];
         c.n = first[i + 1] - start;
@@ -284,6 +299,44 @@ int64_t kernel_close(int64_t cells, int64_t classes, const int64_t *first, const
     }
     free(memory), free(order);
     return bad;
+}
+
+/* e = q in shares of a part's largest among the classes present, exp(DEEPEST_LOGIT) at least. */
+static void prepare_shares(cell *c, const double *q, int64_t step, const int *order)
+{
+    const double least = exp(DEEPEST_LOGIT);
+    for (int64_t i = 0; i < c->n; i++) {
+        double top = 0.0;
+        for (int j = 0; j < c->k; j++) top = fmax(top, q[order[j] * step + i]);
+        for (int j = 0; j < c->k; j++) c->e[j * c->n + i] = top > 0 ? fmax(q[order[j] * step + i] / top, least) : 1.0;
+    }
+}
+
+int kernel_spread(int64_t hosts, int64_t classes, const int64_t *first, const double *area, const double *q,
+                  const double *f, double *share, double *left)
+{
+    cell c;
+    double *memory = furnish(&c, (size_t)classes, (size_t)most_pixels(hosts, first));
+    int *order = malloc((size_t)(classes + 1) * sizeof *order);
+    const int failed = memory && order ? 0 : -1;
+    const int64_t parts = first[hosts];
+    if (!failed) {
+        memset(left, 0, (size_t)(hosts * classes) * sizeof *left);
+        memset(share, 0, (size_t)(parts * classes) * sizeof *share);
+    }
+    for (int64_t h = 0; h < hosts && !failed; h++) {
+        const int64_t start = first[h];
+        c.n = first[h + 1] - start;
+        aim(&c, classes, f + h * classes, order);
+        if (!c.n || !c.k) continue;
+        weigh(&c, area + start);
+        prepare_shares(&c, q + start, parts, order);
+        meet(&c, f + h * classes, order, left + h * classes);
+        for (int j = 0; j < c.k; j++)
+            memcpy(share + order[j] * parts + start, c.p + j * c.n, (size_t)c.n * sizeof *share);
+    }
+    free(memory), free(order);
+    return failed;
 }
 
 /* mean_k = sum w e_k / sum e; NaN where a logit is not finite. */

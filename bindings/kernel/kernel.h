@@ -6,7 +6,7 @@
 #define AI4LAND_KERNEL_H
 #include <stdint.h>
 
-#define KERNEL_VERSION 4 /* of this interface; a build of another one is not used */
+#define KERNEL_VERSION 5 /* of this interface; a build of another one is not used */
 
 /* Fractions closest to softmax(z) that meet the totals f [cells][classes] of every coarse cell. Cell c has the pixels
    first[c] .. first[c + 1] of land, with areas area[i] > 0. The logit of class k is z[at[i] + k * step], the fraction is
@@ -16,6 +16,12 @@
 int64_t kernel_close(int64_t cells, int64_t classes, const int64_t *first, const double *area, const float *z,
                      const int64_t *at, int64_t step, const unsigned char *allowed, const double *f, double *p,
                      const int64_t *to, int64_t stride, double *left);
+
+/* The same for host cells that consist of parts with areas and the shares q [classes][parts] >= 0, in the place of pixels
+   and their softmax: share [classes][parts] closest to q that meets f [hosts][classes] of every host cell, of which host h
+   has the parts first[h] .. first[h + 1]. left [hosts][classes] as above. 0, or -1 without memory. */
+int kernel_spread(int64_t hosts, int64_t classes, const int64_t *first, const double *area, const double *q,
+                  const double *f, double *share, double *left);
 
 /* mean [cells][classes] over the area of each coarse cell of softmax(z), laid out as above; 0 without land, NaN where a
    logit is not finite. 0, or -1 without memory. */

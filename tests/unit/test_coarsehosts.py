@@ -6,8 +6,18 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
+from ai4land_coupler import kernel
 from ai4land_coupler.coarsehosts import HostCellError, spread, totals
 from ai4land_coupler.regrid import Overlap
+
+
+@pytest.fixture(autouse=True, params=["kernel", "numpy"])
+def by(request, monkeypatch):
+    """Everything holds for both."""
+    if request.param == "numpy":
+        monkeypatch.setattr(kernel, "_module", None)
+    elif not kernel.ready():
+        pytest.skip("the kernel is not built: pip install -e .")
 
 
 def shared(rng, classes, hosts, coarse, each=6, absent=0.4):

@@ -11,9 +11,10 @@ from test_constraint import batch
 
 from ai4land_coupler import constraint, doctor, kernel
 from ai4land_coupler.change import close_change, quota_change
+from ai4land_coupler.coarsehosts import _by_kernel, _by_numpy
 from ai4land_coupler.constraint import close, quota
 from ai4land_coupler.domain import TileSums
-from ai4land_coupler.year import mark, weighted_sums
+from ai4land_coupler.tally import mark, weighted_sums
 
 pytestmark = pytest.mark.skipif(not kernel.ready(), reason="the kernel is not built: pip install -e .")
 ALIKE = 1e-10  # fractions of kernel and numpy: both miss their totals by up to 1e-13 of the land
@@ -45,6 +46,21 @@ def test_the_same_fractions_and_maps_as_numpy(seed, spread, classes):
     found = quota(fractions, land, ids, totals)
     wanted = constraint._counts(totals, land.sum(1))
     assert np.array_equal(found, constraint._quota_numpy(fractions, land, ids, wanted))
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**31), classes=st.integers(1, 12), each=st.integers(1, 40))
+def test_shares_of_coarse_hosts_are_numpys(seed, classes, each):
+    """Some of q are 0, also for all the classes that a state has; hosts with fewer parts than others."""
+    rng = np.random.default_rng(seed)
+    parts = rng.integers(1, each + 1, 30)
+    q = rng.gamma(0.3, 1, (classes, parts.sum())) * (rng.random((classes, parts.sum())) < 0.7)
+    totals = rng.gamma(0.5, 1, (classes, 30)) * (rng.random((classes, 30)) < 0.7)
+    totals[0] += 1e-3
+    given = np.concatenate([[0], np.cumsum(parts)]), rng.uniform(1e8, 3e9, parts.sum()), totals / totals.sum(axis=0)
+    (found, left), (expected, other) = (by(q, *given) for by in (_by_kernel, _by_numpy))
+    assert max(np.abs(left).max(), np.abs(other).max()) <= constraint.PROMISE
+    np.testing.assert_allclose(found, expected, rtol=0, atol=ALIKE)
 
 
 @settings(max_examples=20, deadline=None)
@@ -188,6 +204,8 @@ def test_no_memory_is_an_error():
         kernel.close(first, nothing, z, index, 1, None, totals, nothing, index, 1)
     with pytest.raises(MemoryError):
         kernel.quota(first, nothing, index, 1, index, np.ones((1, 2), np.int64))
+    with pytest.raises(MemoryError):
+        kernel.spread(first, nothing, np.empty((2, 0)), totals)
     null = kernel._ffi().NULL
     assert kernel._lib().kernel_apply(0, 2**46, 1, null, null, null, null, null) == -1
 

@@ -1,0 +1,66 @@
+"""What the rest of a step needs of a tile's fields: sums by host cell and by class, and a digest of their bits."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ai4land_coupler import kernel
+from ai4land_coupler.domain import Domain
+from ai4land_coupler.inference import TileFields
+from ai4land_coupler.placement import OWN
+
+Float = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Tally:
+    """Of one tile, areas in m2.
+
+    by_host (h, K): fractions times overlap for the h host cells over the tile; delivered (K,): of each class, and
+    filled (K,): of that, where the state is not the coarse cell's own; bits: SHA-256 of the fields.
+    """
+
+    by_host: Float
+    delivered: Float
+    filled: Float
+    bits: bytes
+
+    @classmethod
+    def of(cls, domain: Domain, i: int, area_rows: Float, fields: TileFields) -> "Tally":
+        """Of a rank's i-th tile. area_rows: area of a fine cell by row, m2."""
+        cells, fractions = domain.own[i], np.ascontiguousarray(fields.fractions)
+        area, filled = area_rows[cells.rows], np.zeros(len(fractions))
+        if (domain.placement.filled[domain.inner[i]] != OWN).any():
+            filled = weighted_sums(fractions, area * (domain.filled_of(i) != OWN))
+        bits = hashlib.sha256(
+            cells.tile.index.to_bytes(8, "little")
+            + mark(fractions.reshape(-1).view(np.uint64)).tobytes()
+            + fields.classes.tobytes()
+        )
+        return cls(domain.to_host[i](fractions), weighted_sums(fractions, area), filled, bits.digest())
+
+
+def weighted_sums(fractions: Float, area: Float) -> Float:
+    """Sums (K,) of fractions (K, n) times area (n,), m2."""
+    if kernel.ready():
+        return kernel.weighted(fractions, area)
+    total: Float = (fractions * area).sum(axis=1)
+    return total
+
+
+def mark(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """What tells words (n,) from any others that are not made to look alike, (LANES,), at the pace of memory.
+
+    Word i is mixed into lane i modulo LANES; every step is one to one, so that one word that differs always shows.
+    """
+    lanes = np.arange(kernel.LANES, dtype=np.uint64)
+    if kernel.ready():
+        kernel.mix(words, lanes)
+        return lanes
+    for start in range(0, words.size, kernel.LANES):
+        some = words[start : start + kernel.LANES]
+        x = lanes[: some.size] ^ some
+        lanes[: some.size] = (x << np.uint64(29) | x >> np.uint64(35)) * np.uint64(0x9E3779B97F4A7C15)
+    return lanes
