@@ -198,6 +198,9 @@ class DeviceRunner(TileRunner):
         cell, pixel = np.searchsorted(left, cells.coarse_of_cell[at]), cells.slot[at] % cells.ratio**2
         fractions[:, at], classes[at] = closed[cell, :, pixel].T, drawn[cell, pixel]
 
+    def _prepare(self, asked: list[tuple[TileWork, NDArray[np.int64]]]) -> None:
+        """Nothing: the device makes it of each tile when that is run."""
+
     def _logits(self, work: TileWork, run: NDArray[np.int64], watch: Stopwatch) -> Logits:
         """As `TileRunner._logits`, by the device."""
         logits = self._whole(work, self._kept_of(work.cells), watch).index_select(0, self._to(run))

@@ -17,7 +17,7 @@ from ai4land_coupler.errors import ConstraintError, DeviceError
 from ai4land_coupler.pixels import Logits, Pixels, close, means, quota
 from ai4land_coupler.provenance import processor_flags
 from ai4land_coupler.stem import Stem
-from ai4land_coupler.tiles import TileWork, divide
+from ai4land_coupler.tiles import Tile, TileCells, TileWork, divide
 from ai4land_coupler.timing import Stopwatch
 from ai4land_coupler.unet import STRIDE
 
@@ -49,7 +49,7 @@ class TileDraft:
     of the network's fractions in each coarse cell, NaN where it was not run.
     """
 
-    run: NDArray[np.int64]
+    run: Index
     logits: Logits
     means: NDArray[np.float64]
 
@@ -99,7 +99,10 @@ class TileRunner:
         results: list[T] = []
         with self._torch():
             for some in _groups(tiles, GROUP if self._threads > 1 else 1):
-                ran = [(work, *self._run(work, watch, done)) for work in some]
+                asked = [(work, self._unsettled(work)) for work in some]
+                with watch.stage("features"):
+                    self._prepare([one for one in asked if one[1].size])
+                ran = [(*one, self._run(*one, watch, done)) for one in asked]
                 results += self._shared(after, ran, watch)
         return results
 
@@ -121,19 +124,25 @@ class TileRunner:
         finally:
             torch.set_num_threads(threads)
 
-    def _run(self, work: TileWork, watch: Stopwatch, done: Callable[[], None]) -> tuple[Index, Logits]:
-        """Which coarse cells of a tile the network is run for, (r,), and its logits for their pixels."""
-        run = self._unsettled(work)
-        logits = Logits(np.empty((self._legend.size, 0), np.float32), np.empty(0, np.int64))
+    def _prepare(self, asked: list[tuple[TileWork, Index]]) -> None:
+        """What the network is given of tiles and does not change from year to year, on all threads."""
+        self._stem.prepare(
+            (self._window(work.cells.tile, *_reach(work.cells, run)) for work, run in asked), self._threads
+        )
+
+    def _run(self, work: TileWork, run: Index, watch: Stopwatch, done: Callable[[], None]) -> Logits:
+        """The network's logits for the pixels of the coarse cells `run` (r,) of a tile."""
         if run.size:
             logits = self._logits(work, run, watch)
+        else:
+            logits = Logits(np.empty((self._legend.size, 0), np.float32), np.empty(0, np.int64))
         done()
-        return run, logits
+        return logits
 
-    def _pixels(self, work: TileWork, some: NDArray[np.int64]) -> Pixels:
+    def _pixels(self, work: TileWork, some: Index) -> Pixels:
         return work.cells.pixels(some, self._emulator.fine.area_rows)
 
-    def _unsettled(self, work: TileWork) -> NDArray[np.int64]:
+    def _unsettled(self, work: TileWork) -> Index:
         """The coarse cells of a tile (r,) that hold several classes and do not show the base map."""
         settled = work.from_base | ((work.wanted.max(axis=1) == 1.0) & (self._mode == "level"))
         if work.before is not None:
@@ -145,7 +154,7 @@ class TileRunner:
         averages[:, run] = means(self._pixels(work, run), logits).T
         return TileDraft(run, logits.taken(), averages)
 
-    def _closed(self, work: TileWork, run: NDArray[np.int64], logits: Logits) -> TileFields:
+    def _closed(self, work: TileWork, run: Index, logits: Logits) -> TileFields:
         """Coarse cells of one class are filled with it, those without a state show the base map; the rest was run."""
         if work.before is not None:
             return self._changed(work, work.before, run, logits)
@@ -160,9 +169,7 @@ class TileRunner:
             classes[pixels.which] = quota(pixels, fractions, counted)
         return TileFields(fractions, classes, np.ascontiguousarray(residual.T))
 
-    def _settle(
-        self, work: TileWork, run: NDArray[np.int64], fractions: NDArray[np.float64], classes: NDArray[np.uint8]
-    ) -> None:
+    def _settle(self, work: TileWork, run: Index, fractions: NDArray[np.float64], classes: NDArray[np.uint8]) -> None:
         """Fill in fractions (K, n) and classes (n,) of the coarse cells that were not run."""
         cells = work.cells
         rest = np.setdiff1d(np.arange(cells.coarse.size), run, assume_unique=True)
@@ -178,9 +185,7 @@ class TileRunner:
         else:
             fractions[:, pixels.which] = label == self._legend[:, None]
 
-    def _changed(
-        self, work: TileWork, before: NDArray[np.float64], run: NDArray[np.int64], logits: Logits
-    ) -> TileFields:
+    def _changed(self, work: TileWork, before: NDArray[np.float64], run: Index, logits: Logits) -> TileFields:
         """The base map, changed in the coarse cells that were run."""
         cells, wanted = work.cells, work.wanted
         classes = self._emulator.base_map().reshape(-1)[cells.cells]
@@ -197,11 +202,10 @@ class TileRunner:
                 fractions[:, pixels.which], classes[pixels.which] = pixels.unblock(changed), pixels.unblock(drawn)
         return TileFields(fractions, classes, np.ascontiguousarray(residual.T))
 
-    def _logits(self, work: TileWork, run: NDArray[np.int64], watch: Stopwatch) -> Logits:
+    def _logits(self, work: TileWork, run: Index, watch: Stopwatch) -> Logits:
         """The network's answer for the coarse cells `run` of a tile, run on the rectangle that holds them."""
-        halo, ratio, cells = self._emulator.halo, work.cells.ratio, work.cells
-        row, col = np.divmod(cells.blocks[run], cells.tile.size // ratio)
-        rows, cols = _reach(row * ratio, ratio), _reach(col * ratio, ratio)
+        halo, cells = self._emulator.halo, work.cells
+        rows, cols = _reach(cells, run)
         with watch.stage("features"), torch.inference_mode():
             given = self._given(work, rows, cols)
         with watch.stage("unet"), torch.inference_mode():
@@ -222,8 +226,7 @@ class TileRunner:
         nx), one class a cell, all 0 where there is none. Both lie in memory channel by channel within a cell.
         """
         halo, tile, ratio = self._emulator.halo, work.cells.tile, work.cells.ratio
-        size = rows.stop - rows.start + 2 * halo, cols.stop - cols.start + 2 * halo
-        start = tile.row0 + rows.start - halo, tile.col0 + cols.start - halo
+        start, size = self._window(tile, rows, cols)
         corner = work.rim * ratio - halo + rows.start, work.rim * ratio - halo + cols.start
         before = None
         if self._emulator.unet.prior:
@@ -234,9 +237,15 @@ class TileRunner:
         stem = self._stem.window(start, size, work.totals, corner, before)
         return stem, None if before is None else torch.from_numpy(before).float().unsqueeze(0)
 
+    def _window(self, tile: Tile, rows: slice, cols: slice) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Start and size on the fine grid of rows and columns of a tile with the halo around them."""
+        halo = self._emulator.halo
+        start = tile.row0 + rows.start - halo, tile.col0 + cols.start - halo
+        return start, (rows.stop - rows.start + 2 * halo, cols.stop - cols.start + 2 * halo)
+
     def _close(
         self,
-        coarse: NDArray[np.int64],
+        coarse: Index,
         pixels: Pixels,
         logits: Logits,
         wanted: NDArray[np.float64],
@@ -252,7 +261,7 @@ class TileRunner:
             return close(pixels, logits, wanted, out)
 
     @contextmanager
-    def _naming(self, coarse: NDArray[np.int64]) -> Iterator[None]:
+    def _naming(self, coarse: Index) -> Iterator[None]:
         """Say of which of the coarse cells (m,) an error of the constraint speaks."""
         try:
             yield
@@ -277,8 +286,14 @@ def _named(error: RuntimeError) -> Exception:
     return MemoryError(str(error)) if "can't allocate memory" in str(error) else error
 
 
-def _reach(first: NDArray[np.int64], width: int) -> slice:
-    """The fine cells from the first to the last of intervals of `width`, widened to whole steps of the network."""
+def _reach(cells: TileCells, run: Index) -> tuple[slice, slice]:
+    """Rows and columns of a tile that hold the coarse cells `run`, widened to whole steps of the network."""
+    ratio = cells.ratio
+    row, column = np.divmod(cells.blocks[run], cells.tile.size // ratio)
+    return _steps(row * ratio, ratio), _steps(column * ratio, ratio)
+
+
+def _steps(first: Index, width: int) -> slice:
     start, stop = int(first.min()), int(first.max()) + width
     return slice(start // STRIDE * STRIDE, -(-stop // STRIDE) * STRIDE)
 

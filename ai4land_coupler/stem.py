@@ -5,7 +5,8 @@ fields make, the same every year, and one that the coarse fractions (and the pri
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
 
@@ -14,10 +15,14 @@ import torch
 from numpy.typing import NDArray
 
 from ai4land_coupler import kernel
+from ai4land_coupler.ahead import side_by_side
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.features import StaticFeatures, coarse_window
 
 Half = NDArray[np.float16]
+Index = NDArray[np.int64]
+Pair = tuple[int, int]
+"""Row and column, or rows and columns."""
 
 LEAST = 2.0**-14
 """The smallest float16 with all its digits; what is smaller is kept as 0."""
@@ -35,8 +40,17 @@ class Stem:
         self._static = StaticFeatures(emulator)
         self._ratio = emulator.coarse.ratio_to(emulator.fine)
         self._side = math.gcd(emulator.tile, emulator.halo) // 2
-        self._around = emulator.fine.nlon // 2 // self._side
-        self._kept: dict[tuple[int, int], Half] = {}
+        self._past = emulator.halo // 2 // self._side
+        down, across = (n // 2 // self._side for n in (emulator.fine.nlat, emulator.fine.nlon))
+        self._kept = np.full((down + 2 * self._past, across), None)
+        self._address = np.zeros(self._kept.shape, np.int64)
+        self._moving = self._of_classes(len(emulator.legend))
+
+    def _of_classes(self, classes: int) -> NDArray[np.float32]:
+        """What a fraction of each class adds in 2 x 2 cells that are alike, (K, width)."""
+        first = self._network.static_width
+        weight = self._network.stem.weight[:, first : first + classes].detach().float().sum(dim=(2, 3))
+        return np.ascontiguousarray(weight.cpu().numpy().T)
 
     def statics(self, row0: int, col0: int, nrow: int, ncol: int) -> NDArray[np.float32]:
         """The static channels (C, nrow, ncol) that a network is given on a window; see StaticFeatures."""
@@ -44,10 +58,23 @@ class Stem:
 
     def forget(self) -> None:
         """Drop what is kept."""
-        self._kept.clear()
+        self._kept[...], self._address[...] = None, 0
+
+    def prepare(self, windows: Iterable[tuple[Pair, Pair]], threads: int = 1) -> None:
+        """Make what is lacking of the blocks that cover windows, given as their start and size; see `window`."""
+        known, lacking = self._address != 0, []
+        for window in windows:
+            down, across = self._blocks(*window)
+            for top, bottom, left, right in _rectangles(known[self._places(down, across)].tolist()):
+                part = down[top:bottom], across[left:right]
+                lacking.append((*part, ~known[self._places(*part)]))
+                known[self._places(*part)] = True
+        if lacking:
+            with _one_thread():
+                side_by_side(lambda part: self._make(*part), lacking, threads)
 
     def window(
-        self, start: tuple[int, int], size: tuple[int, int], totals: NDArray[np.float64], corner: tuple[int, int],
+        self, start: Pair, size: Pair, totals: NDArray[np.float64], corner: Pair,
         prior: NDArray[np.uint8] | None = None,
     ) -> torch.Tensor:  # fmt: skip
         """The stem's answer (1, width, ny / 2, nx / 2) float32 on size (ny, nx) fine cells from row and column `start`.
@@ -56,9 +83,8 @@ class Stem:
         prior (K, ny, nx): the prior map, one class a cell, for networks that are given one. Columns wrap; past the
         poles is nothing.
         """
-        rows, cols = (range(at // 2, (at + n) // 2) for at, n in zip(start, size, strict=True))
-        blocks = self._blocks(rows, cols)
-        inside = rows.start % self._side, cols.start % self._side
+        self.prepare([(start, size)])
+        inside = start[0] // 2 % self._side, start[1] // 2 % self._side
         if prior is None and self._ratio % 2 == 0:
             far = self._of_totals(totals)
             of = [(at + 2 * np.arange(n // 2)) // self._ratio for at, n in zip(corner, size, strict=True)]
@@ -66,18 +92,17 @@ class Stem:
             state = coarse_window(totals, *corner, *size, self._ratio)
             far = self._of_cells(state, prior)
             of = [np.arange(n // 2) for n in size]
-        out = _joined(blocks, self._side, inside, far, of[0], of[1])
+        out = self._joined(self._places(*self._blocks(start, size)), inside, far, *of)
         return torch.from_numpy(out).permute(2, 0, 1).unsqueeze(0)
 
     def _of_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float32]:
         """What coarse cells add (ny, nx, width): their 2 x 2 fine cells are alike. Class after class, in float32."""
-        statics, classes = self._network.static_width, len(totals)
-        weight = self._network.stem.weight[:, statics : statics + classes].float().sum(dim=(2, 3)).cpu().numpy()
-        root = np.sqrt(totals.astype(np.float32))
-        out = root[0][:, :, None] * weight[:, 0]
-        for k in range(1, classes):
-            out += root[k][:, :, None] * weight[:, k]
-        return out
+        root = np.sqrt(totals.astype(np.float32)).reshape(len(totals), 1, -1)
+        out = root[0] * self._moving[0][:, None]
+        term = np.empty_like(out)
+        for of_class, weight in zip(root[1:], self._moving[1:], strict=True):
+            out += np.multiply(of_class, weight[:, None], out=term)
+        return np.ascontiguousarray(out.T).reshape(*totals.shape[1:], -1)
 
     def _of_cells(self, state: NDArray[np.float32], prior: NDArray[np.uint8] | None) -> NDArray[np.float32]:
         given = torch.from_numpy(state).unsqueeze(0)
@@ -85,23 +110,52 @@ class Stem:
         made = self._network.moving_stem(given, before)[0]
         return np.ascontiguousarray(made.permute(1, 2, 0).numpy())
 
-    def _blocks(self, rows: range, cols: range) -> list[list[Half]]:
-        """The blocks that cover a window, those that are lacking made."""
-        down, across = (range(part.start // self._side, (part.stop - 1) // self._side + 1) for part in (rows, cols))
-        for part in _rectangles([[(y, x % self._around) in self._kept for x in across] for y in down]):
-            self._make(down[part[0]], across[part[2]], part[1] - part[0], part[3] - part[2])
-        return [[self._kept[y, x % self._around] for x in across] for y in down]
-
-    def _make(self, row: int, col: int, down: int, across: int) -> None:
+    def _blocks(self, start: Pair, size: Pair) -> tuple[range, range]:
+        """Rows and columns of the blocks that cover a window, counted from the corner of the grid."""
         fine = 2 * self._side
-        statics = torch.from_numpy(self._static.normalised(row * fine, col * fine, down * fine, across * fine))
-        for y in range(down):
-            for x in range(across):
-                # one by one: the bits of a convolution depend on the size of what it is given
-                block = statics[None, :, y * fine : (y + 1) * fine, x * fine : (x + 1) * fine]
-                made = self._network.static_stem(block)[0].permute(1, 2, 0).clamp(-LARGEST, LARGEST)
-                short = torch.where(made.abs() < LEAST, 0.0, made).half().contiguous()
-                self._kept[row + y, (col + x) % self._around] = short.numpy()
+        down, across = (range(at // fine, (at + n - 1) // fine + 1) for at, n in zip(start, size, strict=True))
+        return down, across
+
+    def _places(self, down: range, across: range) -> tuple[Index, Index]:
+        """Where blocks stand among those kept."""
+        row, column = np.ix_(np.array(down) + self._past, np.array(across) % self._kept.shape[1])
+        return row, column
+
+    def _joined(
+        self, where: tuple[Index, Index], start: Pair, far: NDArray[np.float32], of_row: Index, of_col: Index
+    ) -> NDArray[np.float32]:
+        """A window (rows, columns, width) from `start` in the blocks, plus what lies at of_row, of_col of `far`."""
+        if kernel.ready():
+            return kernel.window(self._address[where], self._side, start, far, of_row, of_col)
+        near = np.concatenate([np.concatenate(row.tolist(), axis=1) for row in self._kept[where]], axis=0)
+        cut = near[start[0] : start[0] + of_row.size, start[1] : start[1] + of_col.size]
+        return cut.astype(np.float32) + far[of_row[:, None], of_col]
+
+    @torch.inference_mode()
+    def _make(self, down: range, across: range, lacking: NDArray[np.bool_]) -> None:
+        """Those of some blocks that are lacking (down, across)."""
+        fine, network = 2 * self._side, self._network
+        window = down.start * fine, across.start * fine, len(down) * fine, len(across) * fine
+        seen = network.seen_statics(torch.from_numpy(self._static.normalised(*window))[None])
+        for y, x in np.argwhere(lacking).tolist():
+            # one by one: the bits of a convolution depend on the size of what it is given
+            block = seen[..., y * fine : (y + 1) * fine, x * fine : (x + 1) * fine]
+            made = network.stem_of_seen(block.contiguous(memory_format=torch.channels_last))[0].permute(1, 2, 0)
+            made = made.clamp(-LARGEST, LARGEST)
+            kept = torch.where(made.abs() < LEAST, 0.0, made).half().contiguous().numpy()
+            place = down[y] + self._past, across[x] % self._kept.shape[1]
+            self._kept[place], self._address[place] = kept, kept.ctypes.data
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """What torch does here is done by the thread that asks for it alone."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _rectangles(known: list[list[bool]]) -> Iterator[tuple[int, int, int, int]]:
@@ -113,16 +167,3 @@ def _rectangles(known: list[list[bool]]) -> Iterator[tuple[int, int, int, int]]:
         if span is not None:
             yield at, at + n, *span
         at += n
-
-
-def _joined(
-    blocks: list[list[Half]], side: int, start: tuple[int, int], far: NDArray[np.float32], of_row: NDArray[np.int64],
-    of_col: NDArray[np.int64],
-) -> NDArray[np.float32]:  # fmt: skip
-    """A window (rows, columns, width) from `start` in the blocks, plus what lies at of_row, of_col of `far`."""
-    if kernel.ready():
-        addresses = np.array([[block.ctypes.data for block in row] for row in blocks])
-        return kernel.window(addresses, side, start, far, of_row, of_col)
-    near = np.concatenate([np.concatenate(row, axis=1) for row in blocks], axis=0)
-    cut = near[start[0] : start[0] + of_row.size, start[1] : start[1] + of_col.size]
-    return cut.astype(np.float32) + far[of_row[:, None], of_col]

@@ -106,7 +106,14 @@ class UNet(nn.Module):
 
     def static_stem(self, statics: Tensor) -> Tensor:
         """Return what the stem makes of static channels (B, static, H, W) alone, with its bias: (B, w0, H/2, W/2)."""
-        seen = self._embedded(statics).contiguous(memory_format=torch.channels_last)
+        return self.stem_of_seen(self.seen_statics(statics))
+
+    def seen_statics(self, statics: Tensor) -> Tensor:
+        """Return what the stem is given of static channels, cell by cell."""
+        return self._embedded(statics).contiguous(memory_format=torch.channels_last)
+
+    def stem_of_seen(self, seen: Tensor) -> Tensor:
+        """Return what the stem makes of `seen_statics`."""
         weight, bias = self.stem.weight[:, : self.static_width].float(), self.stem.bias
         return F.conv2d(seen, weight, None if bias is None else bias.float(), stride=2)
 
