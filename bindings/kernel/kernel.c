@@ -34,6 +34,34 @@ WIDE static double dot(const double *restrict a, const double *restrict b, int64
     return (lane[0] + lane[1]) + (lane[2] + lane[3]);
 }
 
+typedef double four __attribute__((vector_size(4 * sizeof(double))));
+
+/* The dots of a with vectors that stand n apart, four at a time so that none waits for another; the lanes are those of
+   `dot`. */
+WIDE static void dots(const double *restrict a, const double *restrict b, int64_t n, int count, double *restrict out)
+{
+    for (int first = 0; first < count; first += 4) {
+        const double *from[4];
+        four lane[4] = {{0}};
+        for (int v = 0; v < 4; v++) from[v] = b + (first + v < count ? first + v : first) * n;
+        int64_t i = 0;
+        for (; i + 4 <= n; i += 4) {
+            four x, y;
+            memcpy(&x, a + i, sizeof x);
+            memcpy(&y, from[0] + i, sizeof y), lane[0] += x * y;
+            memcpy(&y, from[1] + i, sizeof y), lane[1] += x * y;
+            memcpy(&y, from[2] + i, sizeof y), lane[2] += x * y;
+            memcpy(&y, from[3] + i, sizeof y), lane[3] += x * y;
+        }
+        double sum[4][4];
+        memcpy(sum, lane, sizeof sum);
+        for (int l = 0; i < n; i++, l++)
+            for (int v = 0; v < 4; v++) sum[v][l] += a[i] * from[v][i];
+        for (int v = 0; v < 4 && first + v < count; v++)
+            out[first + v] = (sum[v][0] + sum[v][1]) + (sum[v][2] + sum[v][3]);
+    }
+}
+
 /* x = exp(x) for |x| < 700, to one unit in the last place: 2^k from the exponent's bits, the rest by Taylor's series. */
 WIDE static void exponentials(double *restrict x, int64_t n)
 {
@@ -104,8 +132,9 @@ WIDE static void judge(cell *c)
     for (int j = 0; j < c->k; j++) {
         double *restrict p = c->p + j * n;
         for (int64_t i = 0; i < n; i++) p[i] *= total[i];
-        c->left[j] = dot(c->w, p, n) - c->f[j];
     }
+    dots(c->w, c->p, n, c->k, c->left);
+    for (int j = 0; j < c->k; j++) c->left[j] -= c->f[j];
 }
 
 /* sum w log sum a e - sum f b, which the closed fractions minimise. */
@@ -130,7 +159,8 @@ WIDE static void newton_step(cell *c)
         const double *restrict p = c->p + (1 + i) * n, *restrict w = c->w;
         double *restrict weighted = c->total; /* free until the next trial */
         for (int64_t m = 0; m < n; m++) weighted[m] = w[m] * p[m];
-        for (int j = 0; j <= i; j++) c->hessian[i * k + j] = -dot(weighted, c->p + (1 + j) * n, n);
+        dots(weighted, c->p + n, n, i + 1, c->hessian + i * k);
+        for (int j = 0; j <= i; j++) c->hessian[i * k + j] *= -1.0;
         c->hessian[i * k + i] += c->left[1 + i] + c->f[1 + i] * (1 + DAMPING);
         c->step[1 + i] = -c->left[1 + i];
     }
@@ -377,40 +407,41 @@ int kernel_means(int64_t cells, int64_t classes, const int64_t *first, const dou
     return failed ? -1 : 0;
 }
 
+/* Pixels and what they are put in order by; apart, as a pair of two kinds is slow to read when it was just written. */
 typedef struct {
-    double key;
-    uint64_t draw;
-    int64_t pixel;
-} candidate;
+    double *key;
+    int64_t *pixel;
+} candidates;
 
-static int before(const candidate *a, const candidate *b)
+static void swap(candidates c, int64_t a, int64_t b)
 {
-    return a->key < b->key || (a->key == b->key && a->draw < b->draw);
+    const double key = c.key[a];
+    const int64_t pixel = c.pixel[a];
+    c.key[a] = c.key[b], c.pixel[a] = c.pixel[b];
+    c.key[b] = key, c.pixel[b] = pixel;
 }
 
-/* Moves the `count` smallest of n candidates to the front, in any order (quickselect). */
-static void select_smallest(candidate *c, int64_t n, int64_t count)
+/* Moves the `count` smallest of n candidates to the front, in any order (quickselect); draws decide between equals. What
+   a comparison finds is added, not branched on: nothing could foresee it. */
+static void select_smallest(candidates c, const uint64_t *draw, int64_t n, int64_t count)
 {
-    int64_t low = 0, high = n - 1;
-    if (count <= 0 || count >= n) return;
-    while (low < high) {
-        candidate pivot = c[low + (high - low) / 2];
-        int64_t i = low, j = high;
-        while (i <= j) {
-            while (before(&c[i], &pivot)) i++;
-            while (before(&pivot, &c[j])) j--;
-            if (i <= j) {
-                candidate swap = c[i];
-                c[i++] = c[j];
-                c[j--] = swap;
-            }
+    int64_t low = 0, high = n;
+    while (low < count && count < high) {
+        swap(c, low + (high - low) / 2, high - 1);
+        const double pivot = c.key[high - 1];
+        int64_t smaller = low;
+        for (int64_t m = low; m < high - 1; m++) {
+            const double key = c.key[m];
+            const int64_t pixel = c.pixel[m];
+            int64_t less = key < pivot;
+            if (key == pivot) less = draw[pixel] < draw[c.pixel[high - 1]];
+            c.key[m] = c.key[smaller], c.pixel[m] = c.pixel[smaller];
+            c.key[smaller] = key, c.pixel[smaller] = pixel;
+            smaller += less;
         }
-        if (count - 1 <= j)
-            high = j;
-        else if (count - 1 >= i)
-            low = i;
-        else
-            return;
+        swap(c, smaller, high - 1);
+        if (smaller < count) low = smaller + 1;
+        else high = smaller;
     }
 }
 
@@ -430,7 +461,7 @@ typedef struct {
     int64_t *start, *pixel;
     double *p; /* [k][n], by the pixel's number */
     uint64_t *draw;
-    candidate *scratch;
+    candidates scratch;
 } shares;
 
 /* Pixels of classes i and j go each to the one it is likelier in, as far as the counts allow; whether any moved. */
@@ -450,24 +481,24 @@ static int exchange(shares *s, int i, int j)
     }
     if (!(keenest > least)) return 0;
     /* Who in i prefers it more than all of j do stays, and the other way round: between the rest it is decided. */
-    candidate *open = s->scratch;
+    const candidates open = s->scratch;
     int64_t stay_i = 0, stay_j = 0, n = 0;
     for (int64_t m = 0; m < n_i; m++) {
         const int64_t pixel = of_i[m];
         const double prefers_j = pj[pixel] - pi[pixel];
         if (prefers_j < least) of_i[stay_i++] = pixel;
-        else open[n++] = (candidate){prefers_j, s->draw[pixel], pixel};
+        else open.key[n] = prefers_j, open.pixel[n++] = pixel;
     }
     const int64_t room = n;
     for (int64_t m = 0; m < n_j; m++) {
         const int64_t pixel = of_j[m];
         const double prefers_j = pj[pixel] - pi[pixel];
         if (prefers_j > keenest) of_j[stay_j++] = pixel;
-        else open[n++] = (candidate){prefers_j, s->draw[pixel], pixel};
+        else open.key[n] = prefers_j, open.pixel[n++] = pixel;
     }
-    select_smallest(open, n, room);
-    for (int64_t m = 0; m < room; m++) of_i[stay_i + m] = open[m].pixel;
-    for (int64_t m = room; m < n; m++) of_j[stay_j + m - room] = open[m].pixel;
+    select_smallest(open, s->draw, n, room);
+    for (int64_t m = 0; m < room; m++) of_i[stay_i + m] = open.pixel[m];
+    for (int64_t m = room; m < n; m++) of_j[stay_j + m - room] = open.pixel[m];
     return 1;
 }
 
@@ -523,17 +554,16 @@ int kernel_quota(int64_t cells, int64_t classes, const int64_t *first, const dou
                  int64_t stride, const int64_t *id, const int64_t *count, unsigned char *place)
 {
     size_t k = (size_t)classes, n = (size_t)most_pixels(cells, first);
-    int64_t *memory = malloc((2 * n + 3 * k + k * k + 2) * sizeof *memory);
-    double *values = malloc((k * n + k + 1) * sizeof *values);
+    int64_t *memory = malloc((3 * n + 3 * k + k * k + 2) * sizeof *memory);
+    double *values = malloc((k * n + k + n + 1) * sizeof *values);
     uint64_t *draw = malloc((n + 1) * sizeof *draw);
-    candidate *scratch = malloc((n + 1) * sizeof *scratch);
     int *order = malloc((k + 1) * sizeof *order);
-    int failed = !memory || !values || !draw || !scratch || !order;
+    int failed = !memory || !values || !draw || !order;
     for (int64_t c = 0; c < cells && !failed; c++) {
         const int64_t begin = first[c], *wanted = count + c * classes;
         double *amount = values + k * n;
         shares s = {.n = first[c + 1] - begin, .pixel = memory, .start = memory + n, .p = values, .draw = draw,
-                    .scratch = scratch};
+                    .scratch = {values + k * n + k, memory + 2 * n + 3 * k + k * k + 2}};
         if (!s.n) continue;
         for (size_t j = 0; j < k; j++) amount[j] = (double)wanted[j];
         s.k = present(classes, amount, order);
@@ -552,7 +582,7 @@ int kernel_quota(int64_t cells, int64_t classes, const int64_t *first, const dou
         for (int j = 0; j < s.k; j++)
             for (int64_t m = s.start[j]; m < s.start[j + 1]; m++) place[begin + s.pixel[m]] = (unsigned char)(order[j] + 1);
     }
-    free(memory), free(values), free(draw), free(scratch), free(order);
+    free(memory), free(values), free(draw), free(order);
     return failed ? -1 : 0;
 }
 
