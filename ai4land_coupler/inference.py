@@ -64,6 +64,7 @@ class TileRunner:
         self._network = emulator.network("cpu", precision)
         self._stem = Stem(emulator, self._network)
         self._legend = np.arange(1, len(emulator.legend) + 1, dtype=np.uint8)
+        self._in_order = np.arange(emulator.tile**2)
 
     def forget(self) -> None:
         """Drop the static features kept of the tiles run so far."""
@@ -152,7 +153,7 @@ class TileRunner:
     def _drafted(self, work: TileWork, run: Index, logits: Logits) -> TileDraft:
         averages = np.full((self._legend.size, work.cells.coarse.size), np.nan)
         averages[:, run] = means(self._pixels(work, run), logits).T
-        return TileDraft(run, logits.taken(), averages)
+        return TileDraft(run, Logits(logits.of_pixels(), self._in_order[: logits.at.size]), averages)
 
     def _closed(self, work: TileWork, run: Index, logits: Logits) -> TileFields:
         """Coarse cells of one class are filled with it, those without a state show the base map; the rest was run."""

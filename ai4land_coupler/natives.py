@@ -15,6 +15,7 @@ from ai4land_coupler.grids import RegularGrid
 from ai4land_coupler.heaps import refuse_endless
 
 Field = NDArray[np.float32]
+Packed = NDArray[np.int16] | NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Places:
 class Native:
     """A packed static field on a regular global axis pair, south to north, columns that wrap."""
 
-    packed: NDArray[np.int16]  # (nlat, nlon)
+    packed: Packed  # (nlat, nlon)
     scale: float
     offset: float
     lat: NDArray[np.float64]
@@ -91,7 +92,7 @@ class Native:
         turns = np.arange(window.col0, window.col0 + window.ncol) // window.fine.nlon
         return Places.of(y), Places.of(x, turns * self.lon.size)
 
-    def block(self, r0: int, r1: int, c0: int, c1: int) -> NDArray[np.int16]:
+    def block(self, r0: int, r1: int, c0: int, c1: int) -> Packed:
         """Return packed values of native rows (edges repeated past a pole) and columns (wrapped)."""
         rows = np.clip(np.arange(r0, r1), 0, self.lat.size - 1)
         return self.packed[rows[:, None], np.arange(c0, c1) % self.lon.size]
@@ -131,7 +132,7 @@ class Lines:
     """A field that is zero almost everywhere (rivers, shores, places) on the fine grid, stored as its other cells."""
 
     cell: NDArray[np.int32]  # ascending row * nlon + col
-    value: NDArray[np.int16]
+    value: Packed
     scale: float
 
     @classmethod
@@ -159,6 +160,12 @@ class Lines:
         return np.sqrt(self.packed(window) * self.scale).astype(np.float32)
 
 
+def _narrow(packed: NDArray[np.int16]) -> Packed:
+    """The same values in bytes where they fit."""
+    fits = packed.min(initial=0) >= 0 and packed.max(initial=0) < 256
+    return packed.astype(np.uint8) if fits else packed
+
+
 def read_natives(path: Path, needed: Collection[str]) -> dict[str, Native]:
     """Read the fields needed of a statics file, two-dimensional int16 each."""
     from netCDF4 import Dataset
@@ -171,7 +178,7 @@ def read_natives(path: Path, needed: Collection[str]) -> dict[str, Native]:
             for name, variable in data.variables.items():
                 if name in needed and variable.ndim == 2:
                     lat, lon = (np.asarray(data.variables[axis][:], np.float64) for axis in variable.dimensions)
-                    packed = np.asarray(variable[:], np.int16)
+                    packed = _narrow(np.asarray(variable[:], np.int16))
                     natives[name] = Native(packed, float(variable.scale_factor), float(variable.add_offset), lat, lon)
     except (OSError, RuntimeError, LookupError, AttributeError, ValueError, TypeError, MemoryError) as error:
         raise EmulatorError(f"{path} cannot be read: {error}") from error

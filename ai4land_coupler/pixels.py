@@ -55,10 +55,6 @@ class Logits:
     values: NDArray[np.float32]
     at: Index
 
-    def taken(self) -> "Logits":
-        """The same in memory of its own, without what lies between."""
-        return Logits(self.of_pixels(), np.arange(self.at.size))
-
     def of_pixels(self) -> NDArray[np.float32]:
         """(K, n)."""
         return np.take(self.values, self.at, axis=1)
