@@ -206,11 +206,12 @@ class _Targets:
     @classmethod
     def of_cells(cls, grid: RegularGrid, cells: Index) -> "_Targets":
         row, column = np.divmod(cells, grid.nlon)
-        step = 360.0 / grid.nlon
-        bands = grid.area_rows / np.radians(step) / EARTH_RADIUS**2
+        first, step = row.min(initial=grid.nlat), 360.0 / grid.nlon
+        edges = grid.lat_edges[first : row.max(initial=0) + 2]
+        bands = grid.area_rows[first : first + edges.size - 1] / np.radians(step) / EARTH_RADIUS**2
         west, east = grid.lon_edges[column], grid.lon_edges[column + 1]
         every = np.arange(cells.size)
-        return cls(grid.lat_edges[:-1], grid.lat_edges[1:], bands, row, every, west, east, np.full(cells.size, step))
+        return cls(edges[:-1], edges[1:], bands, row - first, every, west, east, np.full(cells.size, step))
 
     @classmethod
     def of(cls, rows: "_Rows") -> "_Targets":
