@@ -65,6 +65,8 @@ class Stem:
         known, lacking = self._address != 0, []
         for window in windows:
             down, across = self._blocks(*window)
+            if known[self._places(down, across)].all():
+                continue
             for top, bottom, left, right in _rectangles(known[self._places(down, across)].tolist()):
                 part = down[top:bottom], across[left:right]
                 lacking.append((*part, ~known[self._places(*part)]))
@@ -97,12 +99,9 @@ class Stem:
 
     def _of_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float32]:
         """What coarse cells add (ny, nx, width): their 2 x 2 fine cells are alike. Class after class, in float32."""
-        root = np.sqrt(totals.astype(np.float32)).reshape(len(totals), 1, -1)
-        out = root[0] * self._moving[0][:, None]
-        term = np.empty_like(out)
-        for of_class, weight in zip(root[1:], self._moving[1:], strict=True):
-            out += np.multiply(of_class, weight[:, None], out=term)
-        return np.ascontiguousarray(out.T).reshape(*totals.shape[1:], -1)
+        root = np.sqrt(totals.astype(np.float32)).reshape(len(totals), -1)
+        out = np.einsum("nk,kw->nw", np.ascontiguousarray(root.T), self._moving)
+        return out.reshape(*totals.shape[1:], -1)
 
     def _of_cells(self, state: NDArray[np.float32], prior: NDArray[np.uint8] | None) -> NDArray[np.float32]:
         given = torch.from_numpy(state).unsqueeze(0)

@@ -46,7 +46,7 @@ def test_the_error_of_the_first_item_that_has_one(threads: int) -> None:
             time.sleep(0.002)
         done.append(x)
 
-    with pytest.raises(ValueError, match="^3$"):
+    with pytest.raises(ValueError, match=r"^3$"):
         side_by_side(work, list(range(5000)), threads)
     assert done == [0, 1, 2] if threads == 1 else len(done) < 2500
 

@@ -71,6 +71,18 @@ def test_coarse_cells_of_an_odd_number_of_cells_are_seen_cell_by_cell(emulator: 
     np.testing.assert_allclose(cells.permute(1, 2, 0)[::5, ::5], short, rtol=0, atol=1e-5)
 
 
+@torch.inference_mode()
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (7, 5), (34, 34)])
+def test_what_coarse_cells_add_is_summed_class_after_class(emulator: Emulator, size: tuple[int, int]) -> None:
+    """To the bit, on windows of any size."""
+    stem = Stem(emulator, emulator.network())
+    totals = np.random.default_rng(3).dirichlet(np.ones(4), size).transpose(2, 0, 1)
+    root, expected = np.sqrt(totals.astype(np.float32)), np.float32(0)
+    for of_class, weight in zip(root, stem._moving, strict=True):
+        expected = expected + of_class[:, :, None] * weight
+    assert np.array_equal(stem._of_totals(totals), expected)
+
+
 def test_rectangles_hold_what_is_lacking() -> None:
     known = [[True, True, True], [True, False, True], [True, False, True], [False, False, False]]
     assert list(_rectangles(known)) == [(1, 3, 1, 2), (3, 4, 0, 3)]
