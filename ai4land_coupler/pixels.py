@@ -20,17 +20,28 @@ Index = NDArray[np.int64]
 class Pixels:
     """The land of C coarse cells, cell after cell: the pixels of cell c stand from first[c] to first[c + 1].
 
-    which (n,): position of each among all pixels of the tile, `whole` of them; offset (n,): where it lies within its
-    coarse cell of `width` fine cells; area (n,) float64, m2; cell_id (n,) int64, global.
+    which (n,): position of each among all pixels of the tile, `whole` of them; side: fine cells along a coarse cell;
+    nlon: columns of the fine grid; area (n,) float64, m2; cell_id (n,) int64, global.
     """
 
     first: Index
     which: Index
     whole: int
-    offset: NDArray[np.int32]
-    width: int
+    side: int
+    nlon: int
     area: Floats
     cell_id: Index
+
+    @property
+    def width(self) -> int:
+        """Fine cells of a coarse cell."""
+        return self.side**2
+
+    @property
+    def offset(self) -> Index:
+        """Where each pixel lies within its coarse cell, row by row, (n,)."""
+        row, column = np.divmod(self.cell_id - 1, self.nlon)
+        return row % self.side * self.side + column % self.side
 
     @property
     def cell(self) -> Index:

@@ -173,9 +173,9 @@ class Budget:
         on_land = place.own_land > 0
         land = np.flatnonzero(on_land)
         placed = np.where(place.delivered & (place.filled == OWN), place.own_land, 0.0)[land]
-        unplaced = regridded[:, ~on_land]
+        unplaced = regridded[:, ~on_land & regridded.any(axis=0)]
         gap = regridded[:, land] - totals[:, land] * placed
-        cells = int(comm.sum(np.array([unplaced.any(axis=0).sum()]))[0])
+        cells = int(comm.sum(np.array([unplaced.shape[1]]))[0])
         cut = np.zeros((len(host), 0)) if cut is None else cut
         of_host, of_fine, of_filled, lost, gained, missed = sum_areas(comm, host, delivered, filled, unplaced, gap, cut)
         return cls(of_host, of_fine, of_filled, lost, gained, missed, cells)

@@ -62,9 +62,8 @@ class TileCells:
     """The n delivered land cells of one tile, coarse cell after coarse cell, row by row within each.
 
     nlon: columns of the fine grid; inside (n,) int32: index in the flattened tile; coarse (m,): index in the coarse
-    grid of the coarse cells they lie in, ascending; blocks (m,): the same counted within the tile, row by row; offset
-    (n,) int32: where each lies within its coarse cell, row by row; first (m + 1,): where those of each coarse cell
-    begin.
+    grid of the coarse cells they lie in, ascending; blocks (m,): the same counted within the tile, row by row; first
+    (m + 1,): where those of each coarse cell begin.
     """
 
     tile: Tile
@@ -73,7 +72,6 @@ class TileCells:
     inside: NDArray[np.int32]
     coarse: NDArray[np.int64]
     blocks: NDArray[np.int64]
-    offset: NDArray[np.int32]
     first: NDArray[np.int64]
 
     @classmethod
@@ -87,7 +85,7 @@ class TileCells:
         np.cumsum(np.count_nonzero(blocks[used], axis=1), out=first[1:])
         inside = _order(tile.size, ratio)[block * each + offset]
         coarse = (tile.row0 // ratio + used // side) * (fine.nlon // ratio) + tile.col0 // ratio + used % side
-        return cls(tile, ratio, fine.nlon, inside, coarse, used, offset.astype(np.int32), first)
+        return cls(tile, ratio, fine.nlon, inside, coarse, used, first)
 
     @property
     def rows(self) -> NDArray[np.int64]:
@@ -103,7 +101,8 @@ class TileCells:
     @property
     def slot(self) -> NDArray[np.int64]:
         """Position of each cell in a flattened (m, ratio^2) array, (n,)."""
-        return self.coarse_of_cell * self.ratio**2 + self.offset
+        row, column = divide(self.inside, self.tile.size)
+        return self.coarse_of_cell * self.ratio**2 + row % self.ratio * self.ratio + column % self.ratio
 
     @property
     def size(self) -> int:
@@ -134,14 +133,13 @@ class TileCells:
         first = np.zeros(some.size + 1, np.int64)
         np.cumsum(np.diff(self.first)[some], out=first[1:])
         which = self.chosen(some)
-        whole = some.size == self.coarse.size
-        inside, offset = (part if whole else part[which] for part in (self.inside, self.offset))
+        inside = self.inside if some.size == self.coarse.size else self.inside[which]
         row, column = divide(inside, self.tile.size)
         row += self.tile.row0
         cell_id = row * self.nlon
         cell_id += column
         cell_id += self.tile.col0 + 1
-        return Pixels(first, which, self.size, offset, self.ratio**2, area_rows[row], cell_id)
+        return Pixels(first, which, self.size, self.ratio, self.nlon, area_rows[row], cell_id)
 
     def block(self, values: NDArray) -> NDArray:
         """Cell values (..., n) as (m, ..., ratio^2) coarse cell by coarse cell, 0 where no cell is delivered."""
