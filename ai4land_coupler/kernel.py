@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 5
+VERSION = 6
 """Of the interface in kernel.h; what was built of another one is not used."""
 
 LANES = 256
@@ -87,16 +87,31 @@ def quota(first: Index, p: Float, to: Index, stride: int, cell_id: Index, counts
     return place
 
 
-def apply(first: Index, column: Index, weight: Float, x: Float, out: Float | None = None) -> Float:
-    """Sums (K, rows) of weight times x (K, columns) over the entries of each row, in `out` where given."""
-    total = np.empty((len(x), first.size - 1)) if out is None else out
-    _refuse_no_memory(
-        _lib().kernel_apply(
-            first.size - 1, x.shape[1], len(x), _pointer(first), _pointer(column), _pointer(weight), _pointer(x),
-            _pointer(total),
-        )
-    )  # fmt: skip
-    return total
+class Rows:
+    """A sparse matrix in the order in which `apply` adds: two entries of each row, then those that long rows have left.
+
+    first (n + 1,): where the entries of each row begin in column and weight (nnz,); of `columns` columns, below 2^31.
+    """
+
+    def __init__(self, first: Index, column: Index, weight: Float, columns: int) -> None:
+        count, size = np.diff(first), first.size - 1
+        pair, pairs = np.full((size, 2), columns, np.int32), np.zeros((size, 2))
+        for slot in range(2):
+            has = np.flatnonzero(count > slot)
+            at = first[has] + slot
+            pair[has, slot], pairs[has, slot] = column[at], weight[at]
+        rows = np.flatnonzero(count > 2)
+        left = count[rows] - 2
+        rest_first = np.concatenate([[0], np.cumsum(left)])
+        rest = np.repeat(first[rows] + 2 - rest_first[:-1], left) + np.arange(rest_first[-1])
+        self._kept = pair, pairs, rows, rest_first, column[rest].astype(np.int32), weight[rest]
+        parts = [_pointer(part) for part in self._kept]
+        self.matrix = _ffi().new("kernel_rows *", [size, *parts[:2], rows.size, *parts[2:]])
+
+
+def apply(rows: Rows, x: Float, out: Float) -> None:
+    """Put the sums of weight times x (K, columns) over the entries of each row into out (K, rows)."""
+    _refuse_no_memory(_lib().kernel_apply(rows.matrix, x.shape[1], len(x), _pointer(x), _pointer(out)))
 
 
 def gather(pixel: NDArray[np.int32], host: NDArray[np.int32], area: Float, x: Float, hosts: int) -> Float:

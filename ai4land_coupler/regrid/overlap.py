@@ -92,11 +92,10 @@ class Overlap:
         return self.row[first[left > 0]], start[left > 0], position
 
     @cached_property
-    def _first(self) -> NDArray[np.int64]:
-        """Where the entries of each row begin, (n_row + 1,)."""
+    def _compiled(self) -> kernel.Rows:
         first = np.zeros(self.n_row + 1, np.int64)
         np.cumsum(np.bincount(self.row, minlength=self.n_row), out=first[1:])
-        return first
+        return kernel.Rows(first, self.col, self.area, self.n_col)
 
     def apply(self, x: NDArray[np.float64], out: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
         """Sum of area times x over each row: x (K, n_col) -> (K, n_row), float64, in units of x times m2.
@@ -108,9 +107,10 @@ class Overlap:
             raise RegridError(f"expected fields of shape (K, {self.n_col}), got {x.shape}")
         if out is not None and (out.shape != (len(x), self.n_row) or out.dtype != x.dtype):
             raise RegridError(f"expected room of shape ({len(x)}, {self.n_row}) float64, got {out.shape} {out.dtype}")
-        if kernel.ready():
-            return kernel.apply(self._first, self.col, self.area, np.ascontiguousarray(x), out)
         y = np.empty((x.shape[0], self.n_row)) if out is None else out
+        if kernel.ready() and self.n_col < np.iinfo(np.int32).max:
+            kernel.apply(self._compiled, np.ascontiguousarray(x), y)
+            return y
         y[...] = 0.0
         long_rows, start, position = self._rest
         col, area = self.col[position], self.area[position]

@@ -4,6 +4,9 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <emmintrin.h>
+#endif
 
 /* Wider vectors where the processor has them: they hold the same lanes in the same order, and nothing is fused, so the
    bits are those of the narrow ones. */
@@ -590,36 +593,67 @@ int kernel_quota(int64_t cells, int64_t classes, const int64_t *first, const dou
 
 #define ROWS 32 /* held back, to be written class by class */
 
-WIDE static void apply_some(int64_t rows, const int64_t *restrict first, const int64_t *restrict column,
-                            const double *restrict weight, const double *restrict x, int64_t fields, double *restrict sum)
+/* Stores what is not read soon, without reading first what it overwrites. */
+static void past_caches(double *to, const double *from, int64_t n)
 {
-    double held[ROWS][FIELDS];
-    for (int64_t start = 0; start < rows; start += ROWS) {
-        const int64_t some = rows - start < ROWS ? rows - start : ROWS;
-        int64_t i = first[start];
-        for (int64_t r = 0; r < some; r++) {
-            double total[FIELDS] = {0};
-            for (const int64_t end = first[start + r + 1]; i < end; i++) {
-                const double *of = x + column[i] * FIELDS, w = weight[i];
-                for (int f = 0; f < FIELDS; f++) total[f] += w * of[f];
-            }
-            for (int f = 0; f < FIELDS; f++) held[r][f] = total[f];
-        }
-        for (int64_t f = 0; f < fields; f++)
-            for (int64_t r = 0; r < some; r++) sum[f * rows + start + r] = held[r][f];
-    }
+#if defined(__x86_64__)
+    for (; n && (uintptr_t)to % 16; n--) *to++ = *from++;
+    if ((uintptr_t)from % 16 == 0)
+        for (; n >= 2; n -= 2, to += 2, from += 2) _mm_stream_pd(to, _mm_load_pd(from));
+#endif
+    memcpy(to, from, (size_t)n * sizeof *to);
 }
 
-int kernel_apply(int64_t rows, int64_t columns, int64_t fields, const int64_t *first, const int64_t *column,
-                 const double *weight, const double *x, double *sum)
+static void stores_done(void)
 {
-    double *together = malloc((size_t)(columns * FIELDS + 1) * sizeof *together);
+#if defined(__x86_64__)
+    _mm_sfence();
+#endif
+}
+
+WIDE static void apply_some(const kernel_rows *m, const double *restrict x, int64_t fields, double *restrict sum)
+{
+    double held[FIELDS][ROWS] __attribute__((aligned(64)));
+    const int64_t rows = m->rows, lead = -(int64_t)((uintptr_t)sum / sizeof *sum) & 7; /* to whole lines of the cache */
+    const int64_t *restrict first = m->rest_first;
+    for (int64_t start = 0, some, at = 0; start < rows; start += some) {
+        some = start || !lead ? ROWS : lead;
+        if (some > rows - start) some = rows - start;
+        for (int64_t r = 0; r < some; r++) {
+            const int64_t i = 2 * (start + r);
+            const double *one = x + m->column[i] * (int64_t)FIELDS, *two = x + m->column[i + 1] * (int64_t)FIELDS;
+            four low, high, other; /* FIELDS in two */
+            memcpy(&low, one, sizeof low), memcpy(&other, two, sizeof other);
+            low = m->weight[i] * low + m->weight[i + 1] * other;
+            memcpy(&high, one + 4, sizeof high), memcpy(&other, two + 4, sizeof other);
+            high = m->weight[i] * high + m->weight[i + 1] * other;
+            for (int f = 0; f < 4; f++) held[f][r] = low[f], held[f + 4][r] = high[f];
+        }
+        for (; at < m->long_rows && m->long_row[at] < start + some; at++) {
+            const int64_t r = m->long_row[at] - start;
+            double total[FIELDS];
+            for (int f = 0; f < FIELDS; f++) total[f] = held[f][r];
+            for (int64_t i = first[at]; i < first[at + 1]; i++) {
+                const double *of = x + m->rest_column[i] * (int64_t)FIELDS, w = m->rest_weight[i];
+                for (int f = 0; f < FIELDS; f++) total[f] += w * of[f];
+            }
+            for (int f = 0; f < FIELDS; f++) held[f][r] = total[f];
+        }
+        for (int64_t f = 0; f < fields; f++) past_caches(sum + f * rows + start, held[f], some);
+    }
+    stores_done();
+}
+
+int kernel_apply(const kernel_rows *matrix, int64_t columns, int64_t fields, const double *x, double *sum)
+{
+    double *together = malloc((size_t)((columns + 1) * FIELDS) * sizeof *together);
     if (!together) return -1;
+    for (int64_t f = 0; f < FIELDS; f++) together[columns * FIELDS + f] = 0.0;
     for (int64_t start = 0; start < fields; start += FIELDS) {
         int64_t some = fields - start < FIELDS ? fields - start : FIELDS;
         for (int64_t c = 0; c < columns; c++)
             for (int64_t f = 0; f < FIELDS; f++) together[c * FIELDS + f] = f < some ? x[(start + f) * columns + c] : 0.0;
-        apply_some(rows, first, column, weight, together, some, sum + start * rows);
+        apply_some(matrix, together, some, sum + start * matrix->rows);
     }
     free(together);
     return 0;

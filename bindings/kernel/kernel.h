@@ -6,7 +6,7 @@
 #define AI4LAND_KERNEL_H
 #include <stdint.h>
 
-#define KERNEL_VERSION 5 /* of this interface; a build of another one is not used */
+#define KERNEL_VERSION 6 /* of this interface; a build of another one is not used */
 
 /* Fractions closest to softmax(z) that meet the totals f [cells][classes] of every coarse cell. Cell c has the pixels
    first[c] .. first[c + 1] of land, with areas area[i] > 0. The logit of class k is z[at[i] + k * step], the fraction is
@@ -33,10 +33,22 @@ int kernel_means(int64_t cells, int64_t classes, const int64_t *first, const dou
 int kernel_quota(int64_t cells, int64_t classes, const int64_t *first, const double *p, const int64_t *to,
                  int64_t stride, const int64_t *id, const int64_t *count, unsigned char *place);
 
-/* sum [fields][rows] of weight times x [fields][columns], entries in ascending order of their rows: row r has those from
-   first[r] to first[r + 1], which are added one after another. 0, or -1 without memory. */
-int kernel_apply(int64_t rows, int64_t columns, int64_t fields, const int64_t *first, const int64_t *column,
-                 const double *weight, const double *x, double *sum);
+/* A sparse matrix. Row r begins with entries 2 r and 2 r + 1 of column and weight, weight 0 and one column past the last
+   where it has fewer; the rest of the row long_row[l], ascending, are the entries rest_first[l] .. rest_first[l + 1]. */
+typedef struct {
+    int64_t rows;
+    const int32_t *column;
+    const double *weight;
+    int64_t long_rows;
+    const int64_t *long_row;
+    const int64_t *rest_first;
+    const int32_t *rest_column;
+    const double *rest_weight;
+} kernel_rows;
+
+/* sum [fields][rows] of weight times x [fields][columns], the entries of a row added one after another. 0, or -1 without
+   memory. */
+int kernel_apply(const kernel_rows *matrix, int64_t columns, int64_t fields, const double *x, double *sum);
 
 /* sum [hosts][classes] of area times fraction x [classes][n] over `count` overlaps of pixel[i] and host[i], in order. */
 void kernel_gather(int64_t count, int64_t classes, int64_t n, const int32_t *pixel, const int32_t *host,

@@ -166,7 +166,28 @@ def test_sums_by_hand_and_in_order():
     x = np.arange(1.0, 11.0)[:, None] * np.array([1.0, 10.0, 1.0, 10.0])
     expected = np.arange(1.0, 11.0)[:, None] * np.array([32.0, 0.0, 0.0])
     expected[:, 2] = [(v * 10 * 1e16 + v) - v * 10 * 1e16 for v in range(1, 11)]
-    assert np.array_equal(kernel.apply(first, column, weight, x), expected)
+    out = np.empty((10, 3))
+    kernel.apply(kernel.Rows(first, column, weight, 4), x, out)
+    assert np.array_equal(out, expected)
+
+
+@pytest.mark.parametrize("start", [0, 1, 5], ids=["aligned", "odd", "within a line"])
+def test_sums_of_rows_of_any_length_wherever_they_are_put(start):
+    """Rows of 0 to 6 entries, more than are held back at a time; values that are not finite stay in their rows."""
+    random = np.random.default_rng(start)
+    count = random.integers(0, 7, 101)
+    first = np.concatenate([[0], np.cumsum(count)])
+    column, weight = random.integers(0, 20, first[-1]), random.random(first[-1])
+    x = random.random((9, 20))
+    x[3, 7] = np.nan
+    out = np.full(start + 9 * 101 + 1, -1.0)
+    kernel.apply(kernel.Rows(first, column, weight, 20), x, out[start:-1].reshape(9, 101))
+    for f, r in np.ndindex(9, 101):
+        expected = 0.0
+        for i in range(first[r], first[r + 1]):
+            expected += weight[i] * x[f, column[i]]
+        np.testing.assert_equal(out[start + f * 101 + r], expected)
+    assert (np.delete(out, range(start, out.size - 1)) == -1.0).all()
 
 
 @pytest.mark.parametrize("classes", [1, 3, 8, 11])
@@ -207,7 +228,7 @@ def test_no_memory_is_an_error():
     with pytest.raises(MemoryError):
         kernel.spread(first, nothing, np.empty((2, 0)), totals)
     null = kernel._ffi().NULL
-    assert kernel._lib().kernel_apply(0, 2**46, 1, null, null, null, null, null) == -1
+    assert kernel._lib().kernel_apply(null, 2**46, 1, null, null) == -1
 
 
 def test_other_threads_run_while_it_works():
