@@ -18,7 +18,7 @@ from ai4land_coupler import constraint, constraint_torch
 from ai4land_coupler.device import Device, exact
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.inference import TileFields, TileRunner
-from ai4land_coupler.pixels import Logits
+from ai4land_coupler.pixels import Answer, Logits
 from ai4land_coupler.stem import LARGEST
 from ai4land_coupler.tiles import TileCells, TileWork
 from ai4land_coupler.timing import Stopwatch
@@ -201,12 +201,11 @@ class DeviceRunner(TileRunner):
     def _prepare(self, asked: list[tuple[TileWork, NDArray[np.int64]]]) -> None:
         """Nothing: the device makes it of each tile when that is run."""
 
-    def _logits(self, work: TileWork, run: NDArray[np.int64], watch: Stopwatch) -> Logits:
+    def _logits(self, work: TileWork, run: NDArray[np.int64], watch: Stopwatch) -> Answer:
         """As `TileRunner._logits`, by the device."""
         logits = self._whole(work, self._kept_of(work.cells), watch).index_select(0, self._to(run))
         planes = logits.swapaxes(0, 1).flatten(1).contiguous().cpu().numpy()
-        pixels = self._pixels(work, run)
-        return Logits(planes, pixels.cell * pixels.width + pixels.offset)
+        return lambda pixels: Logits(planes, pixels.cell * pixels.width + pixels.offset)
 
     def _whole(self, work: TileWork, kept: Resident, watch: Stopwatch) -> Tensor:
         """The network's answer (m, K, n) float32 for the coarse cells of a tile, run on all of it."""

@@ -14,10 +14,10 @@ from ai4land_coupler.ahead import side_by_side
 from ai4land_coupler.change import close_change, quota_change
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import ConstraintError, DeviceError
-from ai4land_coupler.pixels import Logits, Pixels, close, means, quota
+from ai4land_coupler.pixels import Answer, Logits, Pixels, close, fill, means, quota
 from ai4land_coupler.provenance import processor_flags
 from ai4land_coupler.stem import Stem
-from ai4land_coupler.tiles import Tile, TileCells, TileWork, divide
+from ai4land_coupler.tiles import Tile, TileCells, TileWork
 from ai4land_coupler.timing import Stopwatch
 from ai4land_coupler.unet import STRIDE
 
@@ -52,6 +52,10 @@ class TileDraft:
     run: Index
     logits: Logits
     means: NDArray[np.float64]
+
+    def answer(self, _: Pixels) -> Logits:
+        """The logits, for the pixels that were run."""
+        return self.logits
 
 
 class TileRunner:
@@ -88,12 +92,14 @@ class TileRunner:
 
         The drafts are taken out of their list, and each is dropped once its tile is closed.
         """
-        ran = [(work, draft.run, draft.logits) for work, draft in zip(tiles, drafts, strict=True)]
+        ran: list[tuple[TileWork, Index, Answer]] = [
+            (work, draft.run, draft.answer) for work, draft in zip(tiles, drafts, strict=True)
+        ]
         drafts.clear()
         return self._shared(self._closed, ran, watch)
 
     def _in_groups(
-        self, after: Callable[[TileWork, Index, Logits], T], tiles: Iterable[TileWork], watch: Stopwatch,
+        self, after: Callable[[TileWork, Index, Answer], T], tiles: Iterable[TileWork], watch: Stopwatch,
         done: Callable[[], None],
     ) -> list[T]:  # fmt: skip
         """The network on tile after tile, then what comes `after` it for some of them at a time."""
@@ -108,7 +114,7 @@ class TileRunner:
         return results
 
     def _shared(
-        self, after: Callable[[TileWork, Index, Logits], T], ran: list[tuple[TileWork, Index, Logits]], watch: Stopwatch
+        self, after: Callable[[TileWork, Index, Answer], T], ran: list[tuple[TileWork, Index, Answer]], watch: Stopwatch
     ) -> list[T]:
         """What comes after the network, on as many threads as it had; a tile is one thread's. `ran` is used up."""
         with watch.stage("constraint"):
@@ -131,14 +137,14 @@ class TileRunner:
             (self._window(work.cells.tile, *_reach(work.cells, run)) for work, run in asked), self._threads
         )
 
-    def _run(self, work: TileWork, run: Index, watch: Stopwatch, done: Callable[[], None]) -> Logits:
+    def _run(self, work: TileWork, run: Index, watch: Stopwatch, done: Callable[[], None]) -> Answer:
         """The network's logits for the pixels of the coarse cells `run` (r,) of a tile."""
-        if run.size:
-            logits = self._logits(work, run, watch)
-        else:
-            logits = Logits(np.empty((self._legend.size, 0), np.float32), np.empty(0, np.int64))
+        answer = self._logits(work, run, watch) if run.size else self._silent
         done()
-        return logits
+        return answer
+
+    def _silent(self, _: Pixels) -> Logits:
+        return Logits(np.empty((self._legend.size, 0), np.float32), np.empty(0, np.int64))
 
     def _pixels(self, work: TileWork, some: Index) -> Pixels:
         return work.cells.pixels(some, self._emulator.fine.area_rows)
@@ -150,22 +156,24 @@ class TileRunner:
             settled |= (work.wanted == work.before).all(axis=1)
         return np.flatnonzero(~settled)
 
-    def _drafted(self, work: TileWork, run: Index, logits: Logits) -> TileDraft:
+    def _drafted(self, work: TileWork, run: Index, answer: Answer) -> TileDraft:
         averages = np.full((self._legend.size, work.cells.coarse.size), np.nan)
-        averages[:, run] = means(self._pixels(work, run), logits).T
+        pixels = self._pixels(work, run)
+        logits = answer(pixels)
+        averages[:, run] = means(pixels, logits).T
         return TileDraft(run, Logits(logits.of_pixels(), self._in_order[: logits.at.size]), averages)
 
-    def _closed(self, work: TileWork, run: Index, logits: Logits) -> TileFields:
+    def _closed(self, work: TileWork, run: Index, answer: Answer) -> TileFields:
         """Coarse cells of one class are filled with it, those without a state show the base map; the rest was run."""
         if work.before is not None:
-            return self._changed(work, work.before, run, logits)
+            return self._changed(work, work.before, run, answer)
         cells, wanted = work.cells, work.wanted
         fractions, classes = np.empty((self._legend.size, cells.size)), np.empty(cells.size, np.uint8)
         residual = np.zeros_like(wanted)
         self._settle(work, run, fractions, classes)
         if run.size:
             pixels = self._pixels(work, run)
-            residual[run] = self._close(cells.coarse[run], pixels, logits, wanted[run], fractions)
+            residual[run] = self._close(cells.coarse[run], pixels, answer(pixels), wanted[run], fractions)
             counted = wanted[run] + (residual[run] if self._mode == "none" else 0.0)
             classes[pixels.which] = quota(pixels, fractions, counted)
         return TileFields(fractions, classes, np.ascontiguousarray(residual.T))
@@ -173,20 +181,17 @@ class TileRunner:
     def _settle(self, work: TileWork, run: Index, fractions: NDArray[np.float64], classes: NDArray[np.uint8]) -> None:
         """Fill in fractions (K, n) and classes (n,) of the coarse cells that were not run."""
         cells = work.cells
-        rest = np.setdiff1d(np.arange(cells.coarse.size), run, assume_unique=True)
+        others = np.ones(cells.coarse.size, bool)
+        others[run] = False
+        rest = np.flatnonzero(others)
         if not rest.size:
             return
         pixels = self._pixels(work, rest)
         base = self._emulator.base_map().reshape(-1)[pixels.cell_id - 1]
         only = (work.wanted[rest].argmax(axis=1) + 1).astype(np.uint8)
-        label = np.where(work.from_base[rest][pixels.cell], base, only[pixels.cell])
-        classes[pixels.which] = label
-        if rest.size == cells.coarse.size:
-            np.copyto(fractions, label == self._legend[:, None])
-        else:
-            fractions[:, pixels.which] = label == self._legend[:, None]
+        fill(pixels, np.where(work.from_base[rest][pixels.cell], base, only[pixels.cell]), fractions, classes)
 
-    def _changed(self, work: TileWork, before: NDArray[np.float64], run: Index, logits: Logits) -> TileFields:
+    def _changed(self, work: TileWork, before: NDArray[np.float64], run: Index, answer: Answer) -> TileFields:
         """The base map, changed in the coarse cells that were run."""
         cells, wanted = work.cells, work.wanted
         classes = self._emulator.base_map().reshape(-1)[cells.cells]
@@ -197,13 +202,13 @@ class TileRunner:
                 pixels = self._pixels(work, run)
                 area, base = pixels.block(pixels.area), pixels.block(classes[pixels.which])
                 some = base, wanted[run], before[run]
-                changed, residual[run] = close_change(pixels.block(logits.of_pixels()), area, *some)
+                changed, residual[run] = close_change(pixels.block(answer(pixels).of_pixels()), area, *some)
                 ids = pixels.block(pixels.cell_id)
                 drawn = quota_change(changed, base, area > 0, ids, wanted[run], before[run])
                 fractions[:, pixels.which], classes[pixels.which] = pixels.unblock(changed), pixels.unblock(drawn)
         return TileFields(fractions, classes, np.ascontiguousarray(residual.T))
 
-    def _logits(self, work: TileWork, run: Index, watch: Stopwatch) -> Logits:
+    def _logits(self, work: TileWork, run: Index, watch: Stopwatch) -> Answer:
         """The network's answer for the coarse cells `run` of a tile, run on the rectangle that holds them."""
         halo, cells = self._emulator.halo, work.cells
         rows, cols = _reach(cells, run)
@@ -211,14 +216,9 @@ class TileRunner:
             given = self._given(work, rows, cols)
         with watch.stage("unet"), torch.inference_mode():
             made = self._network.after_stem(*given)[0].float().contiguous().numpy()
-        y, x = divide(
-            cells.inside if run.size == cells.coarse.size else cells.inside[cells.chosen(run)], cells.tile.size
-        )
-        y += halo - rows.start
-        y *= made.shape[2]
-        y += x
-        y += halo - cols.start
-        return Logits(made.reshape(len(made), -1), y)
+        start, width = (halo - rows.start, halo - cols.start), made.shape[2]
+        planes = made.reshape(len(made), -1)
+        return lambda pixels: Logits(planes, cells.places(pixels.which, start, width))
 
     def _given(self, work: TileWork, rows: slice, cols: slice) -> tuple[torch.Tensor, torch.Tensor | None]:
         """What the network goes on from for rows and columns of a tile and the halo around them.

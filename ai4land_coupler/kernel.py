@@ -16,7 +16,11 @@ LANES = 256
 """Of `mix`."""
 
 _C_TYPES = {
-    "f8": "double *", "f4": "float *", "i8": "int64_t *", "i4": "int32_t *", "u8": "uint64_t *", "u1": "unsigned char *"
+    np.dtype(name).num: c_type
+    for name, c_type in {
+        "f8": "double[]", "f4": "float[]", "i8": "int64_t[]", "i4": "int32_t[]", "u8": "uint64_t[]",
+        "u1": "unsigned char[]",
+    }.items()
 }  # fmt: skip
 
 Float = NDArray[np.float64]
@@ -85,6 +89,35 @@ def quota(first: Index, p: Float, to: Index, stride: int, cell_id: Index, counts
         )
     )  # fmt: skip
     return place
+
+
+def pixels(
+    some: Index, first: Index, inside: NDArray[np.int32], size: int, area_rows: Float, start: tuple[int, int], nlon: int
+) -> tuple[Index, Float, Index]:
+    """Position, area and global id (n,) each of the pixels of the coarse cells `some` of a tile that begins at `start`.
+
+    area_rows: area of a fine cell by row; `inside` and `first` as those of TileCells.
+    """
+    n = int((first[some + 1] - first[some]).sum())
+    which, area, ids = np.empty(n, np.int64), np.empty(n), np.empty(n, np.int64)
+    _lib().kernel_pixels(
+        some.size, _pointer(some), _pointer(first), _pointer(inside), size, _pointer(area_rows), start[0],
+        start[0] * nlon + start[1] + 1, nlon, _pointer(which), _pointer(area), _pointer(ids),
+    )  # fmt: skip
+    return which, area, ids
+
+
+def places(which: Index, inside: NDArray[np.int32], size: int, start: int, width: int) -> Index:
+    """Where pixels of a tile lie (n,) in rows of `width`, in which the tile begins at `start`."""
+    place = np.empty_like(which)
+    _lib().kernel_places(which.size, _pointer(which), _pointer(inside), size, start, width, _pointer(place))
+    return place
+
+
+def fill(which: Index, label: NDArray[np.uint8], fractions: Float, classes: NDArray[np.uint8]) -> None:
+    """Put pixels (n,) of one class each, 1.., into fractions (K, all) and classes (all,)."""
+    parts = _pointer(which), _pointer(label), fractions.shape[1], _pointer(fractions), _pointer(classes)
+    _lib().kernel_fill(which.size, len(fractions), *parts)
 
 
 class Rows:
@@ -162,7 +195,7 @@ def _pointer(array: NDArray) -> Any:
     """A pointer to contiguous values of a type the kernel knows; TypeError for others."""
     if not array.flags.c_contiguous:
         raise TypeError("contiguous values are expected")
-    return _ffi().cast(_C_TYPES[array.dtype.str[1:]], array.ctypes.data)
+    return _ffi().from_buffer(_C_TYPES[array.dtype.num], array)
 
 
 def _refuse_no_memory(failed: int) -> None:

@@ -4,6 +4,7 @@ What `constraint` does in blocks of one width, without making blocks where the c
 where the network left them, fractions are put where they are served from.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,17 +21,17 @@ Index = NDArray[np.int64]
 class Pixels:
     """The land of C coarse cells, cell after cell: the pixels of cell c stand from first[c] to first[c + 1].
 
-    which (n,): position of each among all pixels of the tile, `whole` of them; side: fine cells along a coarse cell;
-    nlon: columns of the fine grid; area (n,) float64, m2; cell_id (n,) int64, global.
+    which (n,): position of each among all pixels of the tile, `whole` of them; area (n,) float64, m2; cell_id (n,)
+    int64, global; side: fine cells along a coarse cell; nlon: columns of the fine grid.
     """
 
     first: Index
     which: Index
+    area: Floats
+    cell_id: Index
     whole: int
     side: int
     nlon: int
-    area: Floats
-    cell_id: Index
 
     @property
     def width(self) -> int:
@@ -69,6 +70,19 @@ class Logits:
     def of_pixels(self) -> NDArray[np.float32]:
         """(K, n)."""
         return np.take(self.values, self.at, axis=1)
+
+
+Answer = Callable[[Pixels], Logits]
+"""What the network said of a tile, for some of its pixels."""
+
+
+def fill(pixels: Pixels, label: NDArray[np.uint8], fractions: Floats, classes: NDArray[np.uint8]) -> None:
+    """Put pixels (n,) of one class each, 1..K, into fractions (K, whole) and classes (whole,)."""
+    if kernel.ready():
+        kernel.fill(pixels.which, label, fractions, classes)
+        return
+    classes[pixels.which] = label
+    fractions[:, pixels.which] = label == np.arange(1, len(fractions) + 1, dtype=np.uint8)[:, None]
 
 
 def means(pixels: Pixels, logits: Logits) -> Floats:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ai4land_coupler import kernel
 from ai4land_coupler.errors import GridError
 from ai4land_coupler.grids import RegularGrid
 from ai4land_coupler.pixels import Pixels
@@ -121,25 +122,28 @@ class TileCells:
         at[self.inside] = np.arange(self.inside.size)
         return at[at >= 0]
 
-    def chosen(self, some: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Positions of the cells in `some` (c,) ascending of its coarse cells."""
-        count = np.diff(self.first)[some]
-        which = np.repeat(self.first[some] - (np.cumsum(count) - count), count)
-        which += np.arange(which.size)
-        return which
-
     def pixels(self, some: NDArray[np.int64], area_rows: NDArray[np.float64]) -> Pixels:
         """The cells in `some` (c,) ascending of its coarse cells; area_rows: area of a fine cell by row, m2."""
-        first = np.zeros(some.size + 1, np.int64)
+        first, tile = np.zeros(some.size + 1, np.int64), self.tile
         np.cumsum(np.diff(self.first)[some], out=first[1:])
-        which = self.chosen(some)
-        inside = self.inside if some.size == self.coarse.size else self.inside[which]
-        row, column = divide(inside, self.tile.size)
-        row += self.tile.row0
-        cell_id = row * self.nlon
-        cell_id += column
-        cell_id += self.tile.col0 + 1
-        return Pixels(first, which, self.size, self.ratio, self.nlon, area_rows[row], cell_id)
+        if kernel.ready():
+            parts = kernel.pixels(
+                some, self.first, self.inside, tile.size, area_rows, (tile.row0, tile.col0), self.nlon
+            )
+            return Pixels(first, *parts, self.size, self.ratio, self.nlon)
+        which = np.repeat(self.first[some] - first[:-1], np.diff(first)) + np.arange(first[-1])
+        row, column = divide(self.inside[which], tile.size)
+        row += tile.row0
+        return Pixels(
+            first, which, area_rows[row], row * self.nlon + column + tile.col0 + 1, self.size, self.ratio, self.nlon
+        )
+
+    def places(self, which: NDArray[np.int64], start: tuple[int, int], width: int) -> NDArray[np.int64]:
+        """Where the cells (n,) of a window lie, whose rows are `width` long and in which the tile begins at `start`."""
+        if kernel.ready():
+            return kernel.places(which, self.inside, self.tile.size, start[0] * width + start[1], width)
+        row, column = divide(self.inside[which], self.tile.size)
+        return (row + start[0]) * width + column + start[1]
 
     def block(self, values: NDArray) -> NDArray:
         """Cell values (..., n) as (m, ..., ratio^2) coarse cell by coarse cell, 0 where no cell is delivered."""

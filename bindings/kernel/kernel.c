@@ -224,18 +224,22 @@ static int present(int64_t classes, const double *f, int *order)
     return k;
 }
 
-/* e = exp(z - max z) of the classes present, each pixel's largest that it may have taken off, `deepest` at least. */
-WIDE static void prepare(cell *c, const float *z, const int64_t *restrict at, int64_t step, const unsigned char *allowed,
+/* e = exp(z - max z) of the classes present, each pixel's largest that it may have taken off, `deepest` at least. Whether
+   they are finite. */
+WIDE static int prepare(cell *c, const float *z, const int64_t *restrict at, int64_t step, const unsigned char *allowed,
                          const int *order, double deepest)
 {
     const int64_t n = c->n;
     double *restrict top = c->total;
+    int bad = 0;
     for (int64_t i = 0; i < n; i++) top[i] = -INFINITY;
     for (int j = 0; j < c->k; j++) {
         const float *from = z + order[j] * step;
         const unsigned char *may = allowed ? allowed + order[j] * step : NULL;
         double *restrict e = c->e + j * n;
-        for (int64_t i = 0; i < n; i++) e[i] = may && !may[at[i]] ? -INFINITY : from[at[i]];
+        for (int64_t i = 0; i < n; i++) e[i] = from[at[i]];
+        for (int64_t i = 0; i < n; i++) bad |= !(fabs(e[i]) <= FLT_MAX);
+        for (int64_t i = 0; may && i < n; i++) e[i] = may[at[i]] ? e[i] : -INFINITY;
         for (int64_t i = 0; i < n; i++) top[i] = e[i] > top[i] ? e[i] : top[i];
     }
     for (int j = 0; j < c->k; j++) {
@@ -245,13 +249,6 @@ WIDE static void prepare(cell *c, const float *z, const int64_t *restrict at, in
         exponentials(e, n);
         for (int64_t i = 0; may && i < n; i++) e[i] = may[at[i]] ? e[i] : 0.0;
     }
-}
-
-static int finite(int64_t classes, int64_t n, const float *z, const int64_t *at, int64_t step)
-{
-    int bad = 0;
-    for (int64_t k = 0; k < classes; k++)
-        for (int64_t i = 0; i < n; i++) bad |= !(fabsf(z[at[i] + k * step]) <= FLT_MAX);
     return !bad;
 }
 
@@ -279,19 +276,30 @@ static void meet(cell *c, const double *f, const int *order, double *left)
     for (int j = 0; j < c->k; j++) left[order[j]] = c->left[j] + (c->f[j] - f[order[j]]);
 }
 
-static void close_cell(cell *c, int64_t classes, const double *area, const float *z, const int64_t *at, int64_t step,
+static int finite(int64_t n, const float *z, const int64_t *at)
+{
+    int bad = 0;
+    for (int64_t i = 0; i < n; i++) bad |= !(fabsf(z[at[i]]) <= FLT_MAX);
+    return !bad;
+}
+
+/* Whether its logits are finite; where not, nothing is closed. */
+static int close_cell(cell *c, int64_t classes, const double *area, const float *z, const int64_t *at, int64_t step,
                        const unsigned char *allowed, const double *f, double *p, const int64_t *to, int64_t stride,
                        double *left, int *order)
 {
     aim(c, classes, f, order);
     weigh(c, area);
-    prepare(c, z, at, step, allowed, order, DEEPEST_LOGIT);
+    for (int64_t k = 0; k < classes; k++)
+        if (!(f[k] > 0) && !finite(c->n, z + k * step, at)) return 0;
+    if (!prepare(c, z, at, step, allowed, order, DEEPEST_LOGIT)) return 0;
     meet(c, f, order, left);
     for (int64_t k = 0; k < classes; k++)
         if (!(f[k] > 0))
             for (int64_t i = 0; i < c->n; i++) p[to[i] + k * stride] = 0.0;
     for (int j = 0; j < c->k; j++)
         for (int64_t i = 0; i < c->n; i++) p[to[i] + order[j] * stride] = c->p[j * c->n + i];
+    return 1;
 }
 
 static int64_t most_pixels(int64_t cells, const int64_t *first)
@@ -326,9 +334,9 @@ int64_t kernel_close(int64_t cells, int64_t classes, const int64_t *first, const
         const int64_t start = first[i];
         c.n = first[i + 1] - start;
         if (!c.n) continue;
-        if (!finite(classes, c.n, z, at + start, step)) bad = i + 1;
-        else close_cell(&c, classes, area + start, z, at + start, step, allowed, f + i * classes, p, to + start, stride,
-                        left + i * classes, order);
+        if (!close_cell(&c, classes, area + start, z, at + start, step, allowed, f + i * classes, p, to + start, stride,
+                        left + i * classes, order))
+            bad = i + 1;
     }
     free(memory), free(order);
     return bad;
@@ -376,12 +384,11 @@ int kernel_spread(int64_t hosts, int64_t classes, const int64_t *first, const do
 WIDE static void mean_of_cell(cell *c, const double *area, const float *z, const int64_t *at, int64_t step,
                               const int *order, double *mean)
 {
-    if (!finite(c->k, c->n, z, at, step)) {
+    if (!prepare(c, z, at, step, NULL, order, LEAST_LOGIT)) {
         for (int j = 0; j < c->k; j++) mean[j] = NAN;
         return;
     }
     weigh(c, area);
-    prepare(c, z, at, step, NULL, order, LEAST_LOGIT);
     double *restrict total = c->total;
     for (int64_t i = 0; i < c->n; i++) total[i] = 0.0;
     for (int j = 0; j < c->k; j++)
@@ -587,6 +594,35 @@ int kernel_quota(int64_t cells, int64_t classes, const int64_t *first, const dou
     }
     free(memory), free(values), free(draw), free(order);
     return failed ? -1 : 0;
+}
+
+void kernel_pixels(int64_t cells, const int64_t *some, const int64_t *first, const int32_t *inside, int32_t size,
+                   const double *area_rows, int64_t row0, int64_t id0, int64_t nlon, int64_t *which, double *area,
+                   int64_t *id)
+{
+    for (int64_t c = 0, m = 0; c < cells; c++) {
+        for (int64_t i = first[some[c]]; i < first[some[c] + 1]; i++, m++) {
+            const int32_t row = inside[i] / size, column = inside[i] - row * size;
+            which[m] = i, area[m] = area_rows[row0 + row], id[m] = id0 + row * nlon + column;
+        }
+    }
+}
+
+void kernel_places(int64_t n, const int64_t *which, const int32_t *inside, int32_t size, int64_t start, int64_t width,
+                   int64_t *place)
+{
+    for (int64_t i = 0; i < n; i++) {
+        const int32_t row = inside[which[i]] / size;
+        place[i] = start + row * width + (inside[which[i]] - row * size);
+    }
+}
+
+void kernel_fill(int64_t n, int64_t classes, const int64_t *which, const unsigned char *label, int64_t stride,
+                 double *p, unsigned char *place)
+{
+    for (int64_t i = 0; i < n; i++) place[which[i]] = label[i];
+    for (int64_t k = 0; k < classes; k++)
+        for (int64_t i = 0; i < n; i++) p[which[i] + k * stride] = label[i] == k + 1 ? 1.0 : 0.0;
 }
 
 #define FIELDS 8 /* summed at a time */

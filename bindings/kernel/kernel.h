@@ -33,6 +33,21 @@ int kernel_means(int64_t cells, int64_t classes, const int64_t *first, const dou
 int kernel_quota(int64_t cells, int64_t classes, const int64_t *first, const double *p, const int64_t *to,
                  int64_t stride, const int64_t *id, const int64_t *count, unsigned char *place);
 
+/* The pixels of the coarse cells some[c] of a square tile of `size` cells a side: inside [..] says where in it each lies,
+   those of coarse cell c stand from first[c] to first[c + 1]. Of each: which, its position in inside; area, by its row,
+   the tile's first being row0 of area_rows; id, counted from id0 in rows of nlon. */
+void kernel_pixels(int64_t cells, const int64_t *some, const int64_t *first, const int32_t *inside, int32_t size,
+                   const double *area_rows, int64_t row0, int64_t id0, int64_t nlon, int64_t *which, double *area,
+                   int64_t *id);
+
+/* Where the pixels inside[which[i]] of such a tile lie in rows of `width`, in which the tile begins at `start`. */
+void kernel_places(int64_t n, const int64_t *which, const int32_t *inside, int32_t size, int64_t start, int64_t width,
+                   int64_t *place);
+
+/* Pixels of one class each: p[which[i] + k * stride] is 1 for class label[i], counted from 1, and place[which[i]] is it. */
+void kernel_fill(int64_t n, int64_t classes, const int64_t *which, const unsigned char *label, int64_t stride,
+                 double *p, unsigned char *place);
+
 /* A sparse matrix. Row r begins with entries 2 r and 2 r + 1 of column and weight, weight 0 and one column past the last
    where it has fewer; the rest of the row long_row[l], ascending, are the entries rest_first[l] .. rest_first[l + 1]. */
 typedef struct {

@@ -14,7 +14,10 @@ from ai4land_coupler.change import close_change, quota_change
 from ai4land_coupler.coarsehosts import _by_kernel, _by_numpy
 from ai4land_coupler.constraint import close, quota
 from ai4land_coupler.domain import TileSums
+from ai4land_coupler.grids import RegularGrid
+from ai4land_coupler.pixels import fill
 from ai4land_coupler.tally import mark, weighted_sums
+from ai4land_coupler.tiles import Tile, TileCells
 
 pytestmark = pytest.mark.skipif(not kernel.ready(), reason="the kernel is not built: pip install -e .")
 ALIKE = 1e-10  # fractions of kernel and numpy: both miss their totals by up to 1e-13 of the land
@@ -201,6 +204,37 @@ def test_sums_over_overlaps_and_areas(by_numpy, classes):
     assert np.array_equal(sums(x), by_numpy(sums, x))
     weight = np.linspace(1.0, 2.0, 37)
     np.testing.assert_allclose(weighted_sums(x, weight), by_numpy(weighted_sums, x, weight), rtol=1e-14)
+
+
+def test_pixels_of_some_coarse_cells_are_numpys(by_numpy):
+    """All, some and none of those of a tile that begins neither in the first row nor in the first column."""
+    random, fine = np.random.default_rng(6), RegularGrid(80, 160)
+    cells = TileCells.of(Tile(6, 40, 80, 40), random.random((40, 40)) < 0.4, fine, 10)
+    window = random.random((46, 50))
+    for some in (np.arange(cells.coarse.size), np.array([1, 4, 9]), np.empty(0, np.int64)):
+        found, expected = cells.pixels(some, fine.area_rows), by_numpy(cells.pixels, some, fine.area_rows)
+        for name in ("first", "which", "area", "cell_id"):
+            assert np.array_equal(getattr(found, name), getattr(expected, name)), name
+        assert np.array_equal(found.cell_id, cells.cells[found.which] + 1)
+        at = cells.places(found.which, (2, 3), 50)
+        assert np.array_equal(at, by_numpy(cells.places, found.which, (2, 3), 50))
+        inside = window[2:42, 3:43].reshape(-1)[cells.inside[found.which]]
+        assert np.array_equal(window.reshape(-1)[at], inside)
+
+
+def test_pixels_of_one_class_each_are_numpys(by_numpy):
+    random, fine = np.random.default_rng(7), RegularGrid(80, 160)
+    cells = TileCells.of(Tile(6, 40, 80, 40), random.random((40, 40)) < 0.4, fine, 10)
+    pixels = cells.pixels(np.array([0, 5, 6]), fine.area_rows)
+    label = random.integers(1, 4, pixels.which.size).astype(np.uint8)
+    ways = [(np.full((3, cells.size), -1.0), np.full(cells.size, 99, np.uint8)) for _ in range(2)]
+    fill(pixels, label, *ways[0])
+    by_numpy(fill, pixels, label, *ways[1])
+    for one, other in zip(*ways, strict=True):
+        assert np.array_equal(one, other)
+    untouched = np.delete(np.arange(cells.size), pixels.which)
+    assert (ways[0][0][:, untouched] == -1.0).all()
+    assert np.array_equal(ways[0][0][:, pixels.which].argmax(axis=0) + 1, label)
 
 
 @settings(max_examples=20, deadline=None)
