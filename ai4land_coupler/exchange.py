@@ -146,11 +146,14 @@ def sum_areas(comm: Communicator, *areas: NDArray[np.float64]) -> list[NDArray[n
 
 
 def _words(areas: NDArray[np.float64]) -> Index:
-    upper = np.rint(units := areas * 2.0**_WHOLE)
-    units -= upper
-    units *= 2.0**_PART
-    lower = np.rint(units, out=units)
-    return np.stack([word.astype(np.int64).sum(axis=1) for word in (upper, lower)])
+    """Upper and lower word of the sum of each row, (2, q)."""
+    words = np.empty((2, len(areas)), np.int64)
+    for row, area in enumerate(areas):
+        upper = np.rint(units := area * 2.0**_WHOLE)
+        units -= upper
+        units *= 2.0**_PART
+        words[:, row] = [word.astype(np.int64).sum() for word in (upper, np.rint(units))]
+    return words
 
 
 def hash_all(comm: Communicator, digests: NDArray[np.uint8]) -> str:

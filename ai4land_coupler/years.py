@@ -68,9 +68,10 @@ class InTheMaking:
 class Years:
     """Takes a run from year to year on a host grid.
 
-    `_begin`, `_refined`, `_closed` and `_finish` are the picture of the whole plugin: the host's state is put on the
-    coarse grid, refined tile by tile with its totals closed, and brought back to host columns. Where host cells are
-    larger than coarse cells their totals follow from what the network says, so closing waits until all tiles have run.
+    `_begin`, `_refined`, `_settled`, `_closed` and `_finish` are the picture of the whole plugin: the host's state is
+    put on the coarse grid, refined tile by tile with its totals closed, and brought back to host columns. Where host
+    cells are larger than coarse cells their totals follow from what the network says, so closing waits until all tiles
+    have run.
     fields: the year served; last: the last year stepped to; first (K, n): the state of the first year, in `change`
     mode; held: why the last step served an earlier year's fields.
     """
@@ -121,13 +122,12 @@ class Years:
         started: list[InTheMaking] = []
         ahead, served = None, (self.fields, self._report, self.first)
         with _given_up(started), self._comm.whole():
-            begun = self._begin(year, state, watch)
             if self._lag and self.fields is not None:
-                ahead = self._prepared(begun)
+                ahead = self._prepared(self._begin(year, state, watch))
                 started.append(ahead)
                 take(self.fields)
             else:
-                served = self._published(*self._closed(begun, self._refined(begun)))
+                served = self._published(*self._tiled(self._begin(year, state, watch)))
                 take(served[0])
             _start(started)
         (self.fields, self._report, self.first), self._ahead = served, ahead
@@ -160,7 +160,7 @@ class Years:
             maps = None if self.prior is None else self.prior.scatter(comm, whole)
             state = hosts.scatter(comm, _or_nothing(read.state if read else None))
             begun = self._begin(year, state, Stopwatch(), maps, first)
-            fields, report = self._finish(*self._closed(begun, self._refined(begun)))
+            fields, report = self._finish(*self._tiled(begun))
             if fields.digest != made and comm.rank == 0:
                 log.warning(
                     "restart %s: the fields of %d differ in bits from those of the run that wrote it; processor, "
@@ -192,7 +192,8 @@ class Years:
                 refined = self._comm.together(made.result)
             begun.watch.absorb(hidden)
             kept = replace(refined, drafts=list(refined.drafts))  # for another try
-            served = self._published(*self._closed(begun, kept))
+            settled = self._settled(begun, kept)
+            served = self._published(settled, self._closed(settled, kept))
         (self.fields, self._report, self.first), self._ahead = served, None
 
     def drop(self) -> None:
@@ -250,19 +251,31 @@ class Years:
             return Made(self._runner.run(work, watch, done), [])
         return Made(None, self._runner.draft(work, watch, done))
 
-    def _closed(self, begun: Begun, made: Made) -> tuple[Begun, list[TileFields]]:
-        """The fields of this rank's tiles, and the year with the totals they meet. Drafts are used up."""
-        if self._shares is None or made.fields is not None:
-            return begun, made.fields or []
-        comm, domain, drafts, watch = self._comm, self.domain, made.drafts, begun.watch
+    def _settled(self, begun: Begun, made: Made) -> Begun:
+        """The year with the totals that its tiles are to meet, which may follow from what the network says."""
+        if self._shares is None:
+            return begun
+        comm, domain, watch = self._comm, self.domain, begun.watch
         with watch.stage("regrid"):
-            means = domain.of_coarse([draft.means for draft in drafts], len(self._emulator.legend))
+            means = domain.of_coarse([draft.means for draft in made.drafts], len(self._emulator.legend))
             ids = domain.hosts.own.cell_id
             regridded = self._shares(comm, ids, begun.state, begun.reaching, begun.regridded, means)
         with watch.stage("exchange"):
             totals = domain.placement.totals(comm, regridded)
-        tiles = comm.together(lambda: self._runner.close(domain.work(totals), drafts, watch))
-        return replace(begun, regridded=regridded, totals=totals), tiles
+        return replace(begun, regridded=regridded, totals=totals)
+
+    def _closed(self, begun: Begun, made: Made) -> list[TileFields]:
+        """The fields of this rank's tiles, which meet the year's totals. Drafts are used up."""
+        if made.fields is not None:
+            return made.fields
+        work, runner = self.domain.work, self._runner
+        return self._comm.together(lambda: runner.close(work(begun.totals), made.drafts, begun.watch))
+
+    def _tiled(self, begun: Begun) -> tuple[Begun, list[TileFields]]:
+        """A year and the fields of this rank's tiles; what it began with is dropped before those are made."""
+        made = self._refined(begun)
+        begun = self._settled(begun, made)
+        return begun, self._closed(begun, made)
 
     def _finish(self, begun: Begun, tiles: list[TileFields]) -> tuple[YearFields, YearReport]:
         comm, domain = self._comm, self.domain

@@ -11,6 +11,8 @@ from ai4land_coupler.bench.figures import Figure, exponent, ratios
 from ai4land_coupler.bench.session import Session
 
 FIRST_YEAR = 2001
+WARM_UP = (FIRST_YEAR, FIRST_YEAR + 1)
+"""Years that are not counted: until two are held, a year asks the system for the memory of its fields."""
 STEPS_OF_START = 3
 NAMES = ("step_overhead", "outside_unet_s", "in_situ_ratio", "constraint_share", "global_year_s")
 """Figures that follow from the runs."""
@@ -87,14 +89,15 @@ def measure(folder: Path, ranks: int, threads: int, repeats: int, model: Session
     """Steps of the model and the U-Net alone on the tiles of its ranks, in turn. They may be one."""
     layout, config, globe = Layout(ranks, threads), folder / f"ranks{ranks}.yaml", folder / "globe.bin"
     model.ask("open", config, globe)
-    model.ask("step", FIRST_YEAR)
+    for year in WARM_UP:
+        model.ask("step", year)
     if model is not worker:
         worker.ask("open", config, globe)
         worker.ask("step", FIRST_YEAR)
         worker.ask("close")
     layout.tiles = int(worker.ask("alone", config)[1])
     layout.whole = worker.ask("whole", config)[0]
-    for year in range(FIRST_YEAR + 1, FIRST_YEAR + 1 + repeats):
+    for year in range(WARM_UP[-1] + 1, WARM_UP[-1] + 1 + repeats):
         wall = sum(model.ask("step", year))
         layout.years.append(Year(wall, model.stages(year)))
         layout.alone.append(worker.ask("alone", config)[0])
@@ -143,9 +146,10 @@ def ranks(programs: Programs, folder: Path, numbers: Sequence[int], steps: int =
     for number in numbers:
         with programs.worker(f"ranks{number}", number, 1) as worker:
             worker.ask("open", folder / "ranks1.yaml", folder / "globe.bin")
-            for year in range(FIRST_YEAR, FIRST_YEAR + 1 + steps):
+            counted = range(WARM_UP[-1] + 1, WARM_UP[-1] + 1 + steps)
+            for year in (*WARM_UP, *counted):
                 worker.ask("step", year)
-            stages = [worker.stages(year) for year in range(FIRST_YEAR + 1, FIRST_YEAR + 1 + steps)]
+            stages = [worker.stages(year) for year in counted]
         costs.append(float(np.median([stage["regrid"] + stage["exchange"] for stage in stages])))
     return {"size": list(numbers), "seconds": costs, "exponent": exponent(numbers, costs)}
 
