@@ -270,10 +270,14 @@ def _counts(totals: Floats, pixels: NDArray[np.int64]) -> NDArray[np.int64]:
     if wrong.size:
         cell = int(wrong[0])
         raise CellError(cell, 0, f"totals that sum to 1 are expected, the sum is {totals[cell].sum():.15g}")
+    return kernel.counts(totals, pixels, WHOLE) if kernel.ready() else _counts_numpy(exact, pixels)
+
+
+def _counts_numpy(exact: Floats, pixels: NDArray[np.int64]) -> NDArray[np.int64]:
     counts = np.floor(exact + WHOLE).astype(np.int64)
     left = pixels - counts.sum(1)
     ranked = np.argsort(counts - exact, axis=1, kind="stable")
-    extra = (np.arange(totals.shape[1]) < left[:, None]).astype(np.int64)
+    extra = (np.arange(exact.shape[1]) < left[:, None]).astype(np.int64)
     np.put_along_axis(counts, ranked, np.take_along_axis(counts, ranked, axis=1) + extra, axis=1)
     return counts
 

@@ -159,9 +159,9 @@ class TileRunner:
     def _drafted(self, work: TileWork, run: Index, answer: Answer) -> TileDraft:
         averages = np.full((self._legend.size, work.cells.coarse.size), np.nan)
         pixels = self._pixels(work, run)
-        logits = answer(pixels)
+        logits = Logits(answer(pixels).of_pixels(), self._in_order[: pixels.which.size])
         averages[:, run] = means(pixels, logits).T
-        return TileDraft(run, Logits(logits.of_pixels(), self._in_order[: logits.at.size]), averages)
+        return TileDraft(run, logits, averages)
 
     def _closed(self, work: TileWork, run: Index, answer: Answer) -> TileFields:
         """Coarse cells of one class are filled with it, those without a state show the base map; the rest was run."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 6
+VERSION = 7
 """Of the interface in kernel.h; what was built of another one is not used."""
 
 LANES = 256
@@ -79,6 +79,14 @@ def means(first: Index, area: Float, z: NDArray[np.float32], at: Index, step: in
     return mean
 
 
+def counts(totals: Float, pixels: Index, whole: float) -> Index:
+    """Pixels of each class (C, K) of `pixels` (C,) by largest remainder; what is short of one by < whole is one."""
+    count = np.empty(totals.shape, np.int64)
+    parts = _pointer(np.ascontiguousarray(totals)), _pointer(pixels), whole, _pointer(count)
+    _refuse_no_memory(_lib().kernel_counts(*totals.shape, *parts))
+    return count
+
+
 def quota(first: Index, p: Float, to: Index, stride: int, cell_id: Index, counts: Index) -> NDArray[np.uint8]:
     """Classes (n,) of the pixels, 1.., with counts (C, K) of each in every coarse cell."""
     place = np.zeros(to.size, np.uint8)
@@ -112,6 +120,13 @@ def places(which: Index, inside: NDArray[np.int32], size: int, start: int, width
     place = np.empty_like(which)
     _lib().kernel_places(which.size, _pointer(which), _pointer(inside), size, start, width, _pointer(place))
     return place
+
+
+def pick(z: NDArray[np.float32], at: Index) -> NDArray[np.float32]:
+    """z[:, at] (K, n) for places (n,) that ascend in runs."""
+    out = np.empty((len(z), at.size), np.float32)
+    _lib().kernel_pick(at.size, len(z), _pointer(z), _pointer(at), z.shape[1], _pointer(out))
+    return out
 
 
 def fill(which: Index, label: NDArray[np.uint8], fractions: Float, classes: NDArray[np.uint8]) -> None:

@@ -69,7 +69,7 @@ class Logits:
 
     def of_pixels(self) -> NDArray[np.float32]:
         """(K, n)."""
-        return np.take(self.values, self.at, axis=1)
+        return kernel.pick(self.values, self.at) if kernel.ready() else np.take(self.values, self.at, axis=1)
 
 
 Answer = Callable[[Pixels], Logits]

@@ -65,31 +65,25 @@ WIDE static void dots(const double *restrict a, const double *restrict b, int64_
     }
 }
 
-/* x = exp(x) for |x| < 700, to one unit in the last place: 2^k from the exponent's bits, the rest by Taylor's series. */
+/* x = exp(x) for |x| < 700, to one unit in the last place: 2^k from the exponent's bits, the rest by Taylor's series, in
+   which even and odd powers do not wait for each other. */
 WIDE static void exponentials(double *restrict x, int64_t n)
 {
     const double whole = 0x1.8p52; /* added and taken away again it leaves the nearest integer */
     for (int64_t i = 0; i < n; i++) {
         double shifted = x[i] * 0x1.71547652b82fep0 + whole, k = shifted - whole, power;
-        double r = (x[i] - k * 0x1.62e42feep-1) - k * 0x1.a39ef35793c76p-33;
+        double r = (x[i] - k * 0x1.62e42feep-1) - k * 0x1.a39ef35793c76p-33, rr = r * r;
         uint64_t bits;
         memcpy(&bits, &shifted, sizeof bits);
         bits = (bits + 1023) << 52;
         memcpy(&power, &bits, sizeof power);
-        double sum = 1.0 / 6227020800.0;
-        sum = sum * r + 1.0 / 479001600.0;
-        sum = sum * r + 1.0 / 39916800.0;
-        sum = sum * r + 1.0 / 3628800.0;
-        sum = sum * r + 1.0 / 362880.0;
-        sum = sum * r + 1.0 / 40320.0;
-        sum = sum * r + 1.0 / 5040.0;
-        sum = sum * r + 1.0 / 720.0;
-        sum = sum * r + 1.0 / 120.0;
-        sum = sum * r + 1.0 / 24.0;
-        sum = sum * r + 1.0 / 6.0;
-        sum = sum * r + 0.5;
-        sum = sum * r + 1.0;
-        x[i] = (sum * r + 1.0) * power;
+        double even = 1.0 / 479001600.0, odd = 1.0 / 6227020800.0;
+        even = even * rr + 1.0 / 3628800.0, odd = odd * rr + 1.0 / 39916800.0;
+        even = even * rr + 1.0 / 40320.0, odd = odd * rr + 1.0 / 362880.0;
+        even = even * rr + 1.0 / 720.0, odd = odd * rr + 1.0 / 5040.0;
+        even = even * rr + 1.0 / 24.0, odd = odd * rr + 1.0 / 120.0;
+        even = even * rr + 0.5, odd = odd * rr + 1.0 / 6.0;
+        x[i] = (1.0 + (r + (even * rr + odd * (rr * r)))) * power;
     }
 }
 
@@ -117,27 +111,51 @@ static void solve(int k, double *h, double *x)
 typedef struct {
     int k;
     int64_t n;
-    double *e, *p, *total, *w, *f, *b, *base, *step, *left, *hessian;
+    double *e, *p, *total, *w, *f, *b, *base, *step, *left, *hessian, *a, *lane;
+    float *row; /* of logits */
 } cell;
 
-/* p = a e / sum a e with a = exp(b), and what its area means miss of the totals: the gradient of the dual. */
+/* p = a e / sum a e with a = exp(b), and what its area means miss of the totals: the gradient of the dual. Four pixels at
+   a time, class after class; the lanes are those of `dot`. */
 WIDE static void judge(cell *c)
 {
-    const int64_t n = c->n;
-    double *restrict total = c->total;
-    for (int64_t i = 0; i < n; i++) total[i] = 0.0;
-    for (int j = 0; j < c->k; j++) {
-        const double a = exp(c->b[j]), *restrict e = c->e + j * n;
-        double *restrict p = c->p + j * n;
-        for (int64_t i = 0; i < n; i++) total[i] += p[i] = a * e[i];
+    const int64_t n = c->n, k = c->k;
+    const double *restrict e = c->e, *restrict w = c->w;
+    double *restrict p = c->p, *restrict a = c->a, *restrict lane = c->lane;
+    int64_t i = 0;
+    for (int64_t j = 0; j < k; j++) a[j] = exp(c->b[j]);
+    for (int64_t j = 0; j < 4 * k; j++) lane[j] = 0.0;
+    for (; i + 4 <= n; i += 4) {
+        four total = {0}, weight, x, sum;
+        memcpy(&weight, w + i, sizeof weight);
+        for (int64_t j = 0; j < k; j++) {
+            memcpy(&x, e + j * n + i, sizeof x);
+            x *= a[j], total += x;
+            memcpy(p + j * n + i, &x, sizeof x);
+        }
+        total = 1.0 / total;
+        for (int64_t j = 0; j < k; j++) {
+            memcpy(&x, p + j * n + i, sizeof x);
+            x *= total;
+            memcpy(p + j * n + i, &x, sizeof x);
+            memcpy(&sum, lane + 4 * j, sizeof sum);
+            sum += weight * x;
+            memcpy(lane + 4 * j, &sum, sizeof sum);
+        }
     }
-    for (int64_t i = 0; i < n; i++) total[i] = 1.0 / total[i];
-    for (int j = 0; j < c->k; j++) {
-        double *restrict p = c->p + j * n;
-        for (int64_t i = 0; i < n; i++) p[i] *= total[i];
+    for (int l = 0; i < n; i++, l++) {
+        double total = 0.0;
+        for (int64_t j = 0; j < k; j++) total += p[j * n + i] = a[j] * e[j * n + i];
+        total = 1.0 / total;
+        for (int64_t j = 0; j < k; j++) {
+            p[j * n + i] *= total;
+            lane[4 * j + l] += w[i] * p[j * n + i];
+        }
     }
-    dots(c->w, c->p, n, c->k, c->left);
-    for (int j = 0; j < c->k; j++) c->left[j] -= c->f[j];
+    for (int64_t j = 0; j < k; j++) {
+        const double *of = lane + 4 * j;
+        c->left[j] = (of[0] + of[1]) + (of[2] + of[3]) - c->f[j];
+    }
 }
 
 /* sum w log sum a e - sum f b, which the closed fractions minimise. */
@@ -224,6 +242,21 @@ static int present(int64_t classes, const double *f, int *order)
     return k;
 }
 
+/* Whether n places, ascending, lie side by side. */
+static int together(const int64_t *at, int64_t n)
+{
+    return at[n - 1] - at[0] == n - 1;
+}
+
+/* to = from[at] for places that ascend, as rows of pixels do: four side by side are read at once. */
+static void gather_floats(float *to, const float *from, const int64_t *at, int64_t n)
+{
+    for (int64_t i = 0; i < n;) {
+        if (i + 4 <= n && together(at + i, 4)) memcpy(to + i, from + at[i], 4 * sizeof *to), i += 4;
+        else to[i] = from[at[i]], i++;
+    }
+}
+
 /* e = exp(z - max z) of the classes present, each pixel's largest that it may have taken off, `deepest` at least. Whether
    they are finite. */
 WIDE static int prepare(cell *c, const float *z, const int64_t *restrict at, int64_t step, const unsigned char *allowed,
@@ -231,14 +264,16 @@ WIDE static int prepare(cell *c, const float *z, const int64_t *restrict at, int
 {
     const int64_t n = c->n;
     double *restrict top = c->total;
+    float *restrict row = c->row;
     int bad = 0;
     for (int64_t i = 0; i < n; i++) top[i] = -INFINITY;
     for (int j = 0; j < c->k; j++) {
         const float *from = z + order[j] * step;
         const unsigned char *may = allowed ? allowed + order[j] * step : NULL;
         double *restrict e = c->e + j * n;
-        for (int64_t i = 0; i < n; i++) e[i] = from[at[i]];
-        for (int64_t i = 0; i < n; i++) bad |= !(fabs(e[i]) <= FLT_MAX);
+        gather_floats(row, from, at, n);
+        for (int64_t i = 0; i < n; i++) bad |= !(fabsf(row[i]) <= FLT_MAX);
+        for (int64_t i = 0; i < n; i++) e[i] = row[i];
         for (int64_t i = 0; may && i < n; i++) e[i] = may[at[i]] ? e[i] : -INFINITY;
         for (int64_t i = 0; i < n; i++) top[i] = e[i] > top[i] ? e[i] : top[i];
     }
@@ -283,6 +318,14 @@ static int finite(int64_t n, const float *z, const int64_t *at)
     return !bad;
 }
 
+/* p[to] = from, 0 where there is no such; `to` ascends. */
+static void put(double *p, const double *from, const int64_t *to, int64_t n)
+{
+    if (from && together(to, n)) memcpy(p + to[0], from, (size_t)n * sizeof *p);
+    else
+        for (int64_t i = 0; i < n; i++) p[to[i]] = from ? from[i] : 0.0;
+}
+
 /* Whether its logits are finite; where not, nothing is closed. */
 static int close_cell(cell *c, int64_t classes, const double *area, const float *z, const int64_t *at, int64_t step,
                        const unsigned char *allowed, const double *f, double *p, const int64_t *to, int64_t stride,
@@ -295,10 +338,8 @@ static int close_cell(cell *c, int64_t classes, const double *area, const float 
     if (!prepare(c, z, at, step, allowed, order, DEEPEST_LOGIT)) return 0;
     meet(c, f, order, left);
     for (int64_t k = 0; k < classes; k++)
-        if (!(f[k] > 0))
-            for (int64_t i = 0; i < c->n; i++) p[to[i] + k * stride] = 0.0;
-    for (int j = 0; j < c->k; j++)
-        for (int64_t i = 0; i < c->n; i++) p[to[i] + order[j] * stride] = c->p[j * c->n + i];
+        if (!(f[k] > 0)) put(p + k * stride, NULL, to, c->n);
+    for (int j = 0; j < c->k; j++) put(p + order[j] * stride, c->p + j * c->n, to, c->n);
     return 1;
 }
 
@@ -313,11 +354,12 @@ static int64_t most_pixels(int64_t cells, const int64_t *first)
 /* Memory for cells of up to n pixels, to be freed; NULL where there is none. */
 static double *furnish(cell *c, size_t k, size_t n)
 {
-    double *memory = malloc((2 * k * n + 2 * n + 5 * k + k * k + 1) * sizeof *memory);
+    double *memory = malloc((2 * k * n + 3 * n + 10 * k + k * k + 1) * sizeof *memory);
     if (!memory) return NULL;
-    double *small = memory + 2 * k * n + 2 * n;
+    double *small = memory + 2 * k * n + 3 * n;
     *c = (cell){.e = memory, .p = memory + k * n, .total = memory + 2 * k * n, .w = memory + 2 * k * n + n, .f = small,
-                .b = small + k, .base = small + 2 * k, .step = small + 3 * k, .left = small + 4 * k, .hessian = small + 5 * k};
+                .b = small + k, .base = small + 2 * k, .step = small + 3 * k, .left = small + 4 * k, .hessian = small + 5 * k,
+                .a = small + 5 * k + k * k, .lane = small + 6 * k + k * k, .row = (float *)(memory + 2 * k * n + 2 * n)};
     return memory;
 }
 
@@ -401,11 +443,12 @@ int kernel_means(int64_t cells, int64_t classes, const int64_t *first, const dou
                  const int64_t *at, int64_t step, double *mean)
 {
     size_t k = (size_t)classes, n = (size_t)most_pixels(cells, first);
-    double *memory = malloc((k * n + 2 * n + 1) * sizeof *memory);
+    double *memory = malloc((k * n + 3 * n + 1) * sizeof *memory);
     int *order = malloc((k + 1) * sizeof *order);
     int failed = !memory || !order;
     if (!failed) {
-        cell c = {.k = (int)classes, .e = memory, .total = memory + k * n, .w = memory + k * n + n};
+        cell c = {.k = (int)classes, .e = memory, .total = memory + k * n, .w = memory + k * n + n,
+                  .row = (float *)(memory + k * n + 2 * n)};
         for (int j = 0; j < (int)classes; j++) order[j] = j;
         memset(mean, 0, (size_t)cells * k * sizeof *mean);
         for (int64_t i = 0; i < cells; i++) {
@@ -496,15 +539,17 @@ static int exchange(shares *s, int i, int j)
     for (int64_t m = 0; m < n_i; m++) {
         const int64_t pixel = of_i[m];
         const double prefers_j = pj[pixel] - pi[pixel];
-        if (prefers_j < least) of_i[stay_i++] = pixel;
-        else open.key[n] = prefers_j, open.pixel[n++] = pixel;
+        const int64_t stays = prefers_j < least;
+        of_i[stay_i] = open.pixel[n] = pixel, open.key[n] = prefers_j;
+        stay_i += stays, n += 1 - stays;
     }
     const int64_t room = n;
     for (int64_t m = 0; m < n_j; m++) {
         const int64_t pixel = of_j[m];
         const double prefers_j = pj[pixel] - pi[pixel];
-        if (prefers_j > keenest) of_j[stay_j++] = pixel;
-        else open.key[n] = prefers_j, open.pixel[n++] = pixel;
+        const int64_t stays = prefers_j > keenest;
+        of_j[stay_j] = open.pixel[n] = pixel, open.key[n] = prefers_j;
+        stay_j += stays, n += 1 - stays;
     }
     select_smallest(open, s->draw, n, room);
     for (int64_t m = 0; m < room; m++) of_i[stay_i + m] = open.pixel[m];
@@ -560,6 +605,40 @@ static void settle(shares *s, int64_t *moved, int64_t *looked)
     }
 }
 
+/* row = p[from]; `from` ascends. */
+static void take(double *row, const double *p, const int64_t *from, int64_t n)
+{
+    if (together(from, n)) memcpy(row, p + from[0], (size_t)n * sizeof *row);
+    else
+        for (int64_t i = 0; i < n; i++) row[i] = p[from[i]];
+}
+
+/* Whole pixels of n times the totals, those left over to the classes of the largest remainders, the lower of equals. */
+static void count_of_cell(int64_t classes, const double *f, double n, double whole, double *rest, int64_t *count)
+{
+    int64_t left = (int64_t)n;
+    for (int64_t k = 0; k < classes; k++) {
+        const double exact = f[k] * n, least = floor(exact + whole);
+        rest[k] = least - exact, count[k] = (int64_t)least, left -= count[k];
+    }
+    for (; left > 0; left--) {
+        int64_t most = 0;
+        for (int64_t k = 1; k < classes; k++)
+            if (rest[k] < rest[most]) most = k;
+        count[most]++, rest[most] = INFINITY;
+    }
+}
+
+int kernel_counts(int64_t cells, int64_t classes, const double *f, const int64_t *pixels, double whole, int64_t *count)
+{
+    double *rest = malloc((size_t)(classes + 1) * sizeof *rest);
+    if (!rest) return -1;
+    for (int64_t c = 0; c < cells; c++)
+        count_of_cell(classes, f + c * classes, (double)pixels[c], whole, rest, count + c * classes);
+    free(rest);
+    return 0;
+}
+
 int kernel_quota(int64_t cells, int64_t classes, const int64_t *first, const double *p, const int64_t *to,
                  int64_t stride, const int64_t *id, const int64_t *count, unsigned char *place)
 {
@@ -585,7 +664,7 @@ int kernel_quota(int64_t cells, int64_t classes, const int64_t *first, const dou
         s.start[0] = 0;
         for (int j = 0; j < s.k; j++) {
             s.start[j + 1] = s.start[j] + wanted[order[j]];
-            for (int64_t m = 0; m < s.n; m++) values[j * s.n + m] = p[to[begin + m] + order[j] * stride];
+            take(values + j * s.n, p + order[j] * stride, to + begin, s.n);
         }
         deal(&s, memory + n + 3 * k + k * k + 2);
         settle(&s, s.start + k + 1, s.start + 2 * k + 1);
@@ -615,6 +694,11 @@ void kernel_places(int64_t n, const int64_t *which, const int32_t *inside, int32
         const int32_t row = inside[which[i]] / size;
         place[i] = start + row * width + (inside[which[i]] - row * size);
     }
+}
+
+void kernel_pick(int64_t n, int64_t classes, const float *z, const int64_t *at, int64_t step, float *picked)
+{
+    for (int64_t k = 0; k < classes; k++) gather_floats(picked + k * n, z + k * step, at, n);
 }
 
 void kernel_fill(int64_t n, int64_t classes, const int64_t *which, const unsigned char *label, int64_t stride,
@@ -739,7 +823,7 @@ void kernel_weighted(int64_t classes, int64_t n, const double *x, const double *
 }
 
 /* Each step is one to one in the lane and in the word: a word that differs changes its lane. */
-void kernel_mix(int64_t n, const uint64_t *restrict word, uint64_t *restrict lanes)
+WIDE void kernel_mix(int64_t n, const uint64_t *restrict word, uint64_t *restrict lanes)
 {
     for (int64_t i = 0; i < n; i += KERNEL_LANES) {
         const int64_t some = n - i < KERNEL_LANES ? n - i : KERNEL_LANES;

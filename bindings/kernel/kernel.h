@@ -6,11 +6,11 @@
 #define AI4LAND_KERNEL_H
 #include <stdint.h>
 
-#define KERNEL_VERSION 6 /* of this interface; a build of another one is not used */
+#define KERNEL_VERSION 7 /* of this interface; a build of another one is not used */
 
 /* Fractions closest to softmax(z) that meet the totals f [cells][classes] of every coarse cell. Cell c has the pixels
    first[c] .. first[c + 1] of land, with areas area[i] > 0. The logit of class k is z[at[i] + k * step], the fraction is
-   put at p[to[i] + k * stride]. allowed, laid out as z, is 0 where a class may not be; NULL: all may. left
+   put at p[to[i] + k * stride]; at and to ascend within a cell. allowed, laid out as z, is 0 where a class may not be; NULL: all may. left
    [cells][classes] is what the area means miss of f, 0 in cells without land.
    0; -1 without memory; 1 + the first cell whose logits are not finite: it and those after it are left undone. */
 int64_t kernel_close(int64_t cells, int64_t classes, const int64_t *first, const double *area, const float *z,
@@ -28,6 +28,10 @@ int kernel_spread(int64_t hosts, int64_t classes, const int64_t *first, const do
 int kernel_means(int64_t cells, int64_t classes, const int64_t *first, const double *area, const float *z,
                  const int64_t *at, int64_t step, double *mean);
 
+/* count [cells][classes]: pixels of each class, of pixels[c] in all, nearest to the totals f [cells][classes] by largest
+   remainder; what is short of a whole pixel by less than `whole` is one. 0, or -1 without memory. */
+int kernel_counts(int64_t cells, int64_t classes, const double *f, const int64_t *pixels, double whole, int64_t *count);
+
 /* Class maps with count [cells][classes] pixels of each class, drawn from the fractions p[to[i] + k * stride] of pixels
    laid out as above: place[i] counts from 1. The hash of id[i] decides between equals. 0, or -1 without memory. */
 int kernel_quota(int64_t cells, int64_t classes, const int64_t *first, const double *p, const int64_t *to,
@@ -43,6 +47,9 @@ void kernel_pixels(int64_t cells, const int64_t *some, const int64_t *first, con
 /* Where the pixels inside[which[i]] of such a tile lie in rows of `width`, in which the tile begins at `start`. */
 void kernel_places(int64_t n, const int64_t *which, const int32_t *inside, int32_t size, int64_t start, int64_t width,
                    int64_t *place);
+
+/* picked [classes][n]: the logits z[at[i] + k * step] of such pixels. */
+void kernel_pick(int64_t n, int64_t classes, const float *z, const int64_t *at, int64_t step, float *picked);
 
 /* Pixels of one class each: p[which[i] + k * stride] is 1 for class label[i], counted from 1, and place[which[i]] is it. */
 void kernel_fill(int64_t n, int64_t classes, const int64_t *which, const unsigned char *label, int64_t stride,

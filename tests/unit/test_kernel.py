@@ -222,6 +222,31 @@ def test_pixels_of_some_coarse_cells_are_numpys(by_numpy):
         assert np.array_equal(window.reshape(-1)[at], inside)
 
 
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**31), classes=st.integers(1, 12), at_random=st.booleans())
+def test_counts_are_numpys(seed, classes, at_random):
+    """Totals that are whole pixels but for their rounding, halves that tie, and any others; also of no pixels."""
+    random = np.random.default_rng(seed)
+    pixels = random.integers(0, 101, 40)
+    totals = random.dirichlet(np.full(classes, 0.4), 40)
+    if not at_random:
+        whole = random.multinomial(2 * np.maximum(pixels, 1), np.full(classes, 1 / classes))
+        totals = whole / whole.sum(axis=1, keepdims=True)
+    found = constraint._counts(totals, pixels)
+    assert np.array_equal(found, constraint._counts_numpy(totals * pixels[:, None], pixels))
+    assert np.array_equal(found.sum(axis=1), pixels)
+    assert np.abs(found - totals * pixels[:, None]).max() < 1
+
+
+def test_pixels_are_picked_wherever_runs_of_them_begin_and_end():
+    """Runs of 0 to 9 places side by side, one right behind another too."""
+    random = np.random.default_rng(9)
+    z = random.random((3, 500)).astype(np.float32)
+    at = np.flatnonzero(np.repeat(random.random(100) < 0.6, random.multinomial(500, np.full(100, 0.01))))
+    assert np.array_equal(kernel.pick(z, at), z[:, at])
+    assert kernel.pick(z, at[:0]).shape == (3, 0)
+
+
 def test_pixels_of_one_class_each_are_numpys(by_numpy):
     random, fine = np.random.default_rng(7), RegularGrid(80, 160)
     cells = TileCells.of(Tile(6, 40, 80, 40), random.random((40, 40)) < 0.4, fine, 10)
