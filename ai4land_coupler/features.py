@@ -131,6 +131,7 @@ NATIVES = {
     "settlements": ("places", "people"),
     "climate_class": ("climate_class",),
 }
+SPARSE = (*LINES, *NATIVES["settlements"])
 INTERPOLATED = ("height", *CLIMATE)  # the other natives are on the fine grid
 
 
@@ -147,24 +148,24 @@ class StaticFeatures:
             raise EmulatorError(f"static channels {unknown} are unknown; known are {list(CHANNELS)}")
         self._groups = {group for group, members in GROUPS.items() if set(members) & set(names)}
         needed = [name for group, members in NATIVES.items() if group in self._groups for name in members]
-        self._natives = read_natives(emulator.path / "statics.nc", [*needed, *self._stored])
         self._land = emulator.base_map()
-        self._check()
-        self._lines = {name: self._sparse(name) for name in LINES if name in needed}
+        self._natives, sparse = dict[str, Native](), dict[str, Lines]()
+        for name, native in read_natives(emulator.path / "statics.nc", [*needed, *self._stored]):
+            self._check(name, native)
+            if name in SPARSE and name in needed:
+                sparse[name] = Lines.of(native)
+            if name not in sparse or name in self._stored:
+                self._natives[name] = native.narrow()
+        self._lines = {name: sparse[name] for name in LINES if name in needed}
         if "settlements" in self._groups:
-            self._settlements = Settlements(self._sparse("places"), self._sparse("people"))
+            self._settlements = Settlements(sparse["places"], sparse["people"])
 
-    def _sparse(self, name: str) -> Lines:
-        """A native field as its cells that are not zero; the field itself is dropped."""
-        return Lines.of(self._natives[name] if name in self._stored else self._natives.pop(name))
-
-    def _check(self) -> None:
-        for name, native in self._natives.items():
-            anywhere = name in INTERPOLATED and name not in self._stored
-            if not anywhere and native.packed.shape != (self.fine.nlat, self.fine.nlon):
-                raise EmulatorError(f"static field {name} is not on the fine grid")
-        if "climate_class" in self._groups:
-            low, high = self._natives["climate_class"].packed.min(), self._natives["climate_class"].packed.max()
+    def _check(self, name: str, native: Native) -> None:
+        anywhere = name in INTERPOLATED and name not in self._stored
+        if not anywhere and native.packed.shape != (self.fine.nlat, self.fine.nlon):
+            raise EmulatorError(f"static field {name} is not on the fine grid")
+        if name == CLIMATE_CLASS and "climate_class" in self._groups:
+            low, high = native.packed.min(), native.packed.max()
             plain = self.channels[-1] == Channel(CLIMATE_CLASS)
             if low < 0 or high > CLIMATE_CLASSES or not plain:
                 raise EmulatorError(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +97,10 @@ class Native:
         rows = np.clip(np.arange(r0, r1), 0, self.lat.size - 1)
         return self.packed[rows[:, None], np.arange(c0, c1) % self.lon.size]
 
+    def narrow(self) -> Native:
+        """The same field in bytes where its packed values fit."""
+        return replace(self, packed=_narrow(self.packed))
+
     def unpack(self, packed: NDArray) -> Field:
         """Return physical values, float32."""
         return (packed * self.scale + self.offset).astype(np.float32)
@@ -139,8 +143,8 @@ class Lines:
     def of(cls, native: Native) -> Lines:
         """Keep the cells of a native field that are not zero."""
         flat = native.packed.ravel()
-        cell = np.flatnonzero(flat)
-        return cls(cell.astype(np.int32), flat[cell], native.scale)
+        cell = np.flatnonzero(flat != 0)
+        return cls(cell.astype(np.int32), _narrow(flat[cell]), native.scale)
 
     def packed(self, window: Window, rim: int = 0) -> NDArray[np.int64]:
         """Return the stored values in the window and `rim` cells around it, 0 past the poles."""
@@ -160,17 +164,20 @@ class Lines:
         return np.sqrt(self.packed(window) * self.scale).astype(np.float32)
 
 
-def _narrow(packed: NDArray[np.int16]) -> Packed:
+def _narrow(packed: Packed) -> Packed:
     """The same values in bytes where they fit."""
     fits = packed.min(initial=0) >= 0 and packed.max(initial=0) < 256
     return packed.astype(np.uint8) if fits else packed
 
 
-def read_natives(path: Path, needed: Collection[str]) -> dict[str, Native]:
-    """Read the fields needed of a statics file, two-dimensional int16 each."""
+def read_natives(path: Path, needed: Collection[str]) -> Iterator[tuple[str, Native]]:
+    """Read the fields needed of a statics file, two-dimensional int16 each, one after another by name.
+
+    Raises EmulatorError, at the end where some are missing.
+    """
     from netCDF4 import Dataset
 
-    natives = {}
+    missing = set(needed)
     try:
         refuse_endless(path)
         with Dataset(path) as data:
@@ -178,11 +185,12 @@ def read_natives(path: Path, needed: Collection[str]) -> dict[str, Native]:
             for name, variable in data.variables.items():
                 if name in needed and variable.ndim == 2:
                     lat, lon = (np.asarray(data.variables[axis][:], np.float64) for axis in variable.dimensions)
-                    packed = _narrow(np.asarray(variable[:], np.int16))
-                    natives[name] = Native(packed, float(variable.scale_factor), float(variable.add_offset), lat, lon)
+                    if isinstance(variable.chunking(), list):
+                        variable.set_var_chunk_cache(size=0)  # every chunk is read once
+                    packed = np.asarray(variable[:], np.int16)
+                    missing.remove(name)
+                    yield name, Native(packed, float(variable.scale_factor), float(variable.add_offset), lat, lon)
     except (OSError, RuntimeError, LookupError, AttributeError, ValueError, TypeError, MemoryError) as error:
         raise EmulatorError(f"{path} cannot be read: {error}") from error
-    missing = [name for name in needed if name not in natives]
     if missing:
-        raise EmulatorError(f"{path.name}: static fields {missing} are missing")
-    return natives
+        raise EmulatorError(f"{path.name}: static fields {sorted(missing)} are missing")

@@ -2,6 +2,8 @@
 
 import dataclasses
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import netCDF4
@@ -152,3 +154,17 @@ def test_coarse_fractions_are_piecewise_constant_and_wrap() -> None:
     assert window[0, 2:].tolist() == [[5, 5, 0, 0]] * 4
     assert window[1, 5].tolist() == [23, 23, 18, 18]
     assert not coarse_window(coarse, 30, 0, 4, 4, 10).any()
+
+
+def test_the_shipped_fields_are_never_all_in_memory() -> None:
+    """Nine of them fill the fine grid with 52 MB each; one at a time and what is kept of the others stay below 300."""
+    peak = "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss"
+    program = (
+        "import resource, netCDF4\n"
+        "from ai4land_coupler.emulator import Emulator\n"
+        "from ai4land_coupler.features import StaticFeatures\n"
+        f"emulator = Emulator.load('igbp-0p05'); before = {peak}\n"
+        f"kept = StaticFeatures(emulator); print({peak} - before)"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    assert int(ran.stdout) < 300_000
