@@ -4,6 +4,7 @@ Where it was not, numpy serves in its place: `ready` says which. Calls leave oth
 """
 
 from importlib import import_module
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ VERSION = 7
 
 LANES = 256
 """Of `mix`."""
+FIELDS = 8
+"""Of `apply`, which sums so many at a time."""
 
 _C_TYPES = {
     np.dtype(name).num: c_type
@@ -139,6 +142,7 @@ class Rows:
     """A sparse matrix in the order in which `apply` adds: two entries of each row, then those that long rows have left.
 
     first (n + 1,): where the entries of each row begin in column and weight (nnz,); of `columns` columns, below 2^31.
+    room: what one call at a time may use, the one that holds `free`.
     """
 
     def __init__(self, first: Index, column: Index, weight: Float, columns: int) -> None:
@@ -152,6 +156,7 @@ class Rows:
         left = count[rows] - 2
         rest_first = np.concatenate([[0], np.cumsum(left)])
         rest = np.repeat(first[rows] + 2 - rest_first[:-1], left) + np.arange(rest_first[-1])
+        self.room, self.free = np.empty((columns + 1, FIELDS)), Lock()
         self._kept = pair, pairs, rows, rest_first, column[rest].astype(np.int32), weight[rest]
         parts = [_pointer(part) for part in self._kept]
         self.matrix = _ffi().new("kernel_rows *", [size, *parts[:2], rows.size, *parts[2:]])
@@ -159,7 +164,8 @@ class Rows:
 
 def apply(rows: Rows, x: Float, out: Float) -> None:
     """Put the sums of weight times x (K, columns) over the entries of each row into out (K, rows)."""
-    _refuse_no_memory(_lib().kernel_apply(rows.matrix, x.shape[1], len(x), _pointer(x), _pointer(out)))
+    with rows.free:
+        _lib().kernel_apply(rows.matrix, x.shape[1], len(x), _pointer(x), _pointer(rows.room), _pointer(out))
 
 
 def gather(pixel: NDArray[np.int32], host: NDArray[np.int32], area: Float, x: Float, hosts: int) -> Float:

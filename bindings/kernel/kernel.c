@@ -709,7 +709,7 @@ void kernel_fill(int64_t n, int64_t classes, const int64_t *which, const unsigne
         for (int64_t i = 0; i < n; i++) p[which[i] + k * stride] = label[i] == k + 1 ? 1.0 : 0.0;
 }
 
-#define FIELDS 8 /* summed at a time */
+#define FIELDS KERNEL_FIELDS /* summed at a time */
 
 #define ROWS 32 /* held back, to be written class by class */
 
@@ -764,19 +764,15 @@ WIDE static void apply_some(const kernel_rows *m, const double *restrict x, int6
     stores_done();
 }
 
-int kernel_apply(const kernel_rows *matrix, int64_t columns, int64_t fields, const double *x, double *sum)
+void kernel_apply(const kernel_rows *matrix, int64_t columns, int64_t fields, const double *x, double *room, double *sum)
 {
-    double *together = malloc((size_t)((columns + 1) * FIELDS) * sizeof *together);
-    if (!together) return -1;
-    for (int64_t f = 0; f < FIELDS; f++) together[columns * FIELDS + f] = 0.0;
+    for (int64_t f = 0; f < FIELDS; f++) room[columns * FIELDS + f] = 0.0;
     for (int64_t start = 0; start < fields; start += FIELDS) {
         int64_t some = fields - start < FIELDS ? fields - start : FIELDS;
         for (int64_t c = 0; c < columns; c++)
-            for (int64_t f = 0; f < FIELDS; f++) together[c * FIELDS + f] = f < some ? x[(start + f) * columns + c] : 0.0;
-        apply_some(matrix, together, some, sum + start * matrix->rows);
+            for (int64_t f = 0; f < FIELDS; f++) room[c * FIELDS + f] = f < some ? x[(start + f) * columns + c] : 0.0;
+        apply_some(matrix, room, some, sum + start * matrix->rows);
     }
-    free(together);
-    return 0;
 }
 
 /* As many classes as FIELDS at once, so that no sum waits for the one before it. */

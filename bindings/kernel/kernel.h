@@ -68,9 +68,11 @@ typedef struct {
     const double *rest_weight;
 } kernel_rows;
 
-/* sum [fields][rows] of weight times x [fields][columns], the entries of a row added one after another. 0, or -1 without
-   memory. */
-int kernel_apply(const kernel_rows *matrix, int64_t columns, int64_t fields, const double *x, double *sum);
+#define KERNEL_FIELDS 8
+
+/* sum [fields][rows] of weight times x [fields][columns], the entries of a row added one after another. What is in room
+   [columns + 1][KERNEL_FIELDS] is lost. */
+void kernel_apply(const kernel_rows *matrix, int64_t columns, int64_t fields, const double *x, double *room, double *sum);
 
 /* sum [hosts][classes] of area times fraction x [classes][n] over `count` overlaps of pixel[i] and host[i], in order. */
 void kernel_gather(int64_t count, int64_t classes, int64_t n, const int32_t *pixel, const int32_t *host,
