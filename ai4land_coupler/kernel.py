@@ -126,7 +126,7 @@ def places(which: Index, inside: NDArray[np.int32], size: int, start: int, width
 
 
 def pick(z: NDArray[np.float32], at: Index) -> NDArray[np.float32]:
-    """z[:, at] (K, n) for places (n,) that ascend in runs."""
+    """z[:, at] (K, n) for places (n,), which had better come in runs."""
     out = np.empty((len(z), at.size), np.float32)
     _lib().kernel_pick(at.size, len(z), _pointer(z), _pointer(at), z.shape[1], _pointer(out))
     return out

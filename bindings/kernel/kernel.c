@@ -38,6 +38,7 @@ WIDE static double dot(const double *restrict a, const double *restrict b, int64
 }
 
 typedef double four __attribute__((vector_size(4 * sizeof(double))));
+typedef float four_floats __attribute__((vector_size(4 * sizeof(float))));
 
 /* The dots of a with vectors that stand n apart, four at a time so that none waits for another; the lanes are those of
    `dot`. */
@@ -112,7 +113,6 @@ typedef struct {
     int k;
     int64_t n;
     double *e, *p, *total, *w, *f, *b, *base, *step, *left, *hessian, *a, *lane;
-    float *row; /* of logits */
 } cell;
 
 /* p = a e / sum a e with a = exp(b), and what its area means miss of the totals: the gradient of the dual. Four pixels at
@@ -248,12 +248,22 @@ static int together(const int64_t *at, int64_t n)
     return at[n - 1] - at[0] == n - 1;
 }
 
-/* to = from[at] for places that ascend, as rows of pixels do: four side by side are read at once. */
-static void gather_floats(float *to, const float *from, const int64_t *at, int64_t n)
+/* Whether four places lie side by side, as most do in a row of pixels: what is there is then read at once. */
+static inline int run_of_four(const int64_t *at)
+{
+    return (at[1] - at[0] == 1) & (at[2] - at[0] == 2) & (at[3] - at[0] == 3);
+}
+
+/* e = from[at] */
+static inline void gather_doubles(double *restrict e, const float *restrict from, const int64_t *restrict at, int64_t n)
 {
     for (int64_t i = 0; i < n;) {
-        if (i + 4 <= n && together(at + i, 4)) memcpy(to + i, from + at[i], 4 * sizeof *to), i += 4;
-        else to[i] = from[at[i]], i++;
+        if (i + 4 <= n && run_of_four(at + i)) {
+            four_floats some;
+            memcpy(&some, from + at[i], sizeof some);
+            const four wide = __builtin_convertvector(some, four);
+            memcpy(e + i, &wide, sizeof wide), i += 4;
+        } else e[i] = from[at[i]], i++;
     }
 }
 
@@ -264,16 +274,14 @@ WIDE static int prepare(cell *c, const float *z, const int64_t *restrict at, int
 {
     const int64_t n = c->n;
     double *restrict top = c->total;
-    float *restrict row = c->row;
-    int bad = 0;
+    int64_t bad = 0; /* as wide as what is looked at */
     for (int64_t i = 0; i < n; i++) top[i] = -INFINITY;
     for (int j = 0; j < c->k; j++) {
         const float *from = z + order[j] * step;
         const unsigned char *may = allowed ? allowed + order[j] * step : NULL;
         double *restrict e = c->e + j * n;
-        gather_floats(row, from, at, n);
-        for (int64_t i = 0; i < n; i++) bad |= !(fabsf(row[i]) <= FLT_MAX);
-        for (int64_t i = 0; i < n; i++) e[i] = row[i];
+        gather_doubles(e, from, at, n);
+        for (int64_t i = 0; i < n; i++) bad |= !(fabs(e[i]) <= FLT_MAX);
         for (int64_t i = 0; may && i < n; i++) e[i] = may[at[i]] ? e[i] : -INFINITY;
         for (int64_t i = 0; i < n; i++) top[i] = e[i] > top[i] ? e[i] : top[i];
     }
@@ -354,12 +362,12 @@ static int64_t most_pixels(int64_t cells, const int64_t *first)
 /* Memory for cells of up to n pixels, to be freed; NULL where there is none. */
 static double *furnish(cell *c, size_t k, size_t n)
 {
-    double *memory = malloc((2 * k * n + 3 * n + 10 * k + k * k + 1) * sizeof *memory);
+    double *memory = malloc((2 * k * n + 2 * n + 10 * k + k * k + 1) * sizeof *memory);
     if (!memory) return NULL;
-    double *small = memory + 2 * k * n + 3 * n;
+    double *small = memory + 2 * k * n + 2 * n;
     *c = (cell){.e = memory, .p = memory + k * n, .total = memory + 2 * k * n, .w = memory + 2 * k * n + n, .f = small,
                 .b = small + k, .base = small + 2 * k, .step = small + 3 * k, .left = small + 4 * k, .hessian = small + 5 * k,
-                .a = small + 5 * k + k * k, .lane = small + 6 * k + k * k, .row = (float *)(memory + 2 * k * n + 2 * n)};
+                .a = small + 5 * k + k * k, .lane = small + 6 * k + k * k};
     return memory;
 }
 
@@ -443,12 +451,11 @@ int kernel_means(int64_t cells, int64_t classes, const int64_t *first, const dou
                  const int64_t *at, int64_t step, double *mean)
 {
     size_t k = (size_t)classes, n = (size_t)most_pixels(cells, first);
-    double *memory = malloc((k * n + 3 * n + 1) * sizeof *memory);
+    double *memory = malloc((k * n + 2 * n + 1) * sizeof *memory);
     int *order = malloc((k + 1) * sizeof *order);
     int failed = !memory || !order;
     if (!failed) {
-        cell c = {.k = (int)classes, .e = memory, .total = memory + k * n, .w = memory + k * n + n,
-                  .row = (float *)(memory + k * n + 2 * n)};
+        cell c = {.k = (int)classes, .e = memory, .total = memory + k * n, .w = memory + k * n + n};
         for (int j = 0; j < (int)classes; j++) order[j] = j;
         memset(mean, 0, (size_t)cells * k * sizeof *mean);
         for (int64_t i = 0; i < cells; i++) {
@@ -698,7 +705,14 @@ void kernel_places(int64_t n, const int64_t *which, const int32_t *inside, int32
 
 void kernel_pick(int64_t n, int64_t classes, const float *z, const int64_t *at, int64_t step, float *picked)
 {
-    for (int64_t k = 0; k < classes; k++) gather_floats(picked + k * n, z + k * step, at, n);
+    for (int64_t k = 0; k < classes; k++) {
+        const float *from = z + k * step;
+        float *to = picked + k * n;
+        for (int64_t i = 0; i < n;) {
+            if (i + 4 <= n && run_of_four(at + i)) memcpy(to + i, from + at[i], 4 * sizeof *to), i += 4;
+            else to[i] = from[at[i]], i++;
+        }
+    }
 }
 
 void kernel_fill(int64_t n, int64_t classes, const int64_t *which, const unsigned char *label, int64_t stride,

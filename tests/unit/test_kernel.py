@@ -239,12 +239,14 @@ def test_counts_are_numpys(seed, classes, at_random):
 
 
 def test_pixels_are_picked_wherever_runs_of_them_begin_and_end():
-    """Runs of 0 to 9 places side by side, one right behind another too."""
+    """Runs of 0 to 9 places side by side, one right behind another too, and four that only look like one."""
     random = np.random.default_rng(9)
     z = random.random((3, 500)).astype(np.float32)
     at = np.flatnonzero(np.repeat(random.random(100) < 0.6, random.multinomial(500, np.full(100, 0.01))))
     assert np.array_equal(kernel.pick(z, at), z[:, at])
     assert kernel.pick(z, at[:0]).shape == (3, 0)
+    across = np.array([308, 210, 260, 311])  # the last pixel of a cell, and the next cell's, which begins further up
+    assert np.array_equal(kernel.pick(z, across), z[:, across])
 
 
 def test_pixels_of_one_class_each_are_numpys(by_numpy):
