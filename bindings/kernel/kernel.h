@@ -10,8 +10,8 @@
 
 /* Fractions closest to softmax(z) that meet the totals f [cells][classes] of every coarse cell. Cell c has the pixels
    first[c] .. first[c + 1] of land, with areas area[i] > 0. The logit of class k is z[at[i] + k * step], the fraction is
-   put at p[to[i] + k * stride]; at and to ascend within a cell. allowed, laid out as z, is 0 where a class may not be; NULL: all may. left
-   [cells][classes] is what the area means miss of f, 0 in cells without land.
+   put at p[to[i] + k * stride]; at and to ascend within a cell. allowed, laid out as z, is 0 where a class may not be;
+   NULL: all may. left [cells][classes] is what the area means miss of f, 0 in cells without land.
    0; -1 without memory; 1 + the first cell whose logits are not finite: it and those after it are left undone. */
 int64_t kernel_close(int64_t cells, int64_t classes, const int64_t *first, const double *area, const float *z,
                      const int64_t *at, int64_t step, const unsigned char *allowed, const double *f, double *p,
