@@ -8,6 +8,7 @@ list. Neighbours therefore share their edges bit for bit, with neither overlap n
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,7 @@ OVERLAP_TOLERANCE = 1e-4
 """Share of a host cell that another may cover before the grid is refused."""
 
 _BLOCK = 1 << 19
+_MOST_LISTED = 4
 _TURN = 1000.0
 
 
@@ -69,10 +71,13 @@ def is_rectangle(lon: Float, lat: Float) -> NDArray[np.bool_]:
 
 def rectangles(lon: Float, lat: Float) -> Rectangles:
     """The cells as rectangles with shared edges; only for corners that `is_rectangle` accepts."""
-    _, south, north, west, width = _corners(lon, lat)
-    if not len(lon):
+    return _with_shared_edges(*_corners(lon, lat)[1:])
+
+
+def _with_shared_edges(south: Float, north: Float, west: Float, width: Float) -> Rectangles:
+    n, everywhere = south.size, np.zeros(2 * south.size + 2, dtype=np.int64)
+    if not n:
         return Rectangles(south, north, west, west)
-    n, everywhere = len(lon), np.zeros(2 * len(lon) + 2, dtype=np.int64)
     tolerance = min(EDGE_TOLERANCE, EDGE_TOLERANCE_OF_CELL * (north - south).min())
     parallels = _merge(np.concatenate([south, north, [-90.0, 90.0]]), everywhere, tolerance)
     south, north = parallels[:n], parallels[n : 2 * n]
@@ -134,9 +139,16 @@ class LatLonEngine:
     name = "latlon"
     area_tolerance = 2.5 * EDGE_TOLERANCE_OF_CELL
 
+    def __init__(self) -> None:
+        self._made: WeakKeyDictionary[HostGrid, _Rows] = WeakKeyDictionary()
+
     def check(self, hosts: HostGrid) -> None:
         """GridError naming the first cell without area, RegridError the first that is no rectangle."""
-        accepted, south, north, _, width = _corners(hosts.vertex_lon, hosts.vertex_lat)
+        self._corners(hosts)
+
+    def _corners(self, hosts: HostGrid) -> tuple[Float, Float, Float, Float]:
+        """South, north, west and width of each cell, unsnapped; raises what `check` does."""
+        accepted, south, north, west, width = _corners(hosts.vertex_lon, hosts.vertex_lat)
         _refuse_empty(hosts, width * (north - south))
         bad = np.flatnonzero(~accepted)
         if bad.size:
@@ -145,6 +157,7 @@ class LatLonEngine:
                 f"rectangle (corners lon {hosts.vertex_lon[bad[0]].tolist()}, lat {hosts.vertex_lat[bad[0]].tolist()}; "
                 f"{bad.size} such cells in all); use regrid.engine: auto"
             )
+        return south, north, west, width
 
     def area(self, hosts: HostGrid) -> Float:
         """R^2 dlon (sin north - sin south) of the corners as given, (n,), m2.
@@ -179,29 +192,32 @@ class LatLonEngine:
         )
 
     def _rows(self, hosts: HostGrid) -> "_Rows":
-        self.check(hosts)
-        cells = rectangles(hosts.vertex_lon, hosts.vertex_lat)
-        rows = _Rows.of(cells)
-        _refuse_overlaps(hosts, cells, rows)
-        return rows
+        """Host cells by rows, made once of those of a patch; GridError or RegridError where there can be none."""
+        if hosts not in self._made:
+            cells = _with_shared_edges(*self._corners(hosts))
+            rows = _Rows.of(cells)
+            _refuse_overlaps(hosts, cells, rows)
+            self._made[hosts] = rows
+        return self._made[hosts]
 
 
 @dataclass(frozen=True, eq=False)
 class _Targets:
-    """Target cells, or their parts on either side of 180, by rows of the same parallels.
+    """Target cells, or their parts on either side of 180, by rows (same parallels) and spans (same meridians).
 
-    south, north, bands (n_rows,): parallels and sin north - sin south; row, cell, west, east, width (n,): the row and
-    the target cell each part belongs to, its meridians in [-180, 180] and its degrees of longitude.
+    south, north, bands (n_rows,): parallels and sin north - sin south; west, east, width (n_spans,): meridians in
+    [-180, 180] and degrees of longitude; row, span, cell (n,): those of each part, and the target cell it belongs to.
     """
 
     south: Float
     north: Float
     bands: Float
-    row: Index
-    cell: Index
     west: Float
     east: Float
     width: Float
+    row: Index
+    span: Index
+    cell: Index
 
     @classmethod
     def of_cells(cls, grid: RegularGrid, cells: Index) -> "_Targets":
@@ -209,14 +225,16 @@ class _Targets:
         first, step = row.min(initial=grid.nlat), 360.0 / grid.nlon
         edges = grid.lat_edges[first : row.max(initial=0) + 2]
         bands = grid.area_rows[first : first + edges.size - 1] / np.radians(step) / EARTH_RADIUS**2
-        west, east = grid.lon_edges[column], grid.lon_edges[column + 1]
+        used, span = _distinct(column, grid.nlon)
+        west, east = grid.lon_edges[used], grid.lon_edges[used + 1]
         every = np.arange(cells.size)
-        return cls(edges[:-1], edges[1:], bands, row - first, every, west, east, np.full(cells.size, step))
+        return cls(edges[:-1], edges[1:], bands, west, east, np.full(used.size, step), row - first, span, every)
 
     @classmethod
     def of(cls, rows: "_Rows") -> "_Targets":
-        bands = band(rows.south, rows.north)
-        return cls(rows.south, rows.north, bands, rows.row, rows.host, rows.west, rows.east, rows.east - rows.west)
+        bands, every = band(rows.south, rows.north), np.arange(rows.row.size)
+        width = rows.east - rows.west
+        return cls(rows.south, rows.north, bands, rows.west, rows.east, width, rows.row, every, rows.host)
 
 
 def _overlap(rows: "_Rows", targets: _Targets, n_row: int, n_col: int) -> Overlap:
@@ -226,18 +244,46 @@ def _overlap(rows: "_Rows", targets: _Targets, n_row: int, n_col: int) -> Overla
 
 
 def _block(rows: "_Rows", targets: _Targets, part: slice) -> tuple[Index, Index, Float]:
-    row, cell, west, east = targets.row[part], targets.cell[part], targets.west[part], targets.east[part]
-    query, segment, host_row = rows.find(targets.south, targets.north, row, west, east)
-    at = row[query]
+    """(cell, host, area) of the overlaps of some target cells: heights are those of rows, widths those of spans."""
+    row, host_row, height = _shared_bands(rows, targets)
+    first = np.searchsorted(row, targets.row[part], "left")
+    query, pair = _expand(first, np.searchsorted(row, targets.row[part], "right") - first)
+    n_spans = targets.west.size
+    wanted, which = _distinct(host_row[pair] * n_spans + targets.span[part][query], rows.south.size * n_spans)
+    first, segment, width = _shared_lengths(rows, targets, *np.divmod(wanted, max(n_spans, 1)))
+    of, at = _expand(first[which], first[which + 1] - first[which])
+    area = EARTH_RADIUS**2 * np.radians(width)[at] * height[pair[of]]
+    return targets.cell[part][query[of]], rows.host[segment[at]], area
+
+
+def _shared_bands(rows: "_Rows", targets: _Targets) -> tuple[Index, Index, Float]:
+    """(row, host row, sin north - sin south of what they share) of all that share some, in this order."""
+    row, host_row = rows.beside(targets.south, targets.north)
     height = _overlap_bands(
-        rows.south[host_row], rows.north[host_row], targets.south[at], targets.north[at], targets.bands[at]
+        rows.south[host_row], rows.north[host_row], targets.south[row], targets.north[row], targets.bands[row]
     )
+    kept = height > 0
+    return row[kept], host_row[kept], height[kept]
+
+
+def _shared_lengths(rows: "_Rows", targets: _Targets, host_row: Index, span: Index) -> tuple[Index, Index, Float]:
+    """Of pairs (n,) of host row and span: (n + 1,) where what follows begins for each, segments they share, degrees."""
+    pair, segment = rows.reached(host_row, targets.west[span], targets.east[span])
+    of = span[pair]
     width = _overlap_lengths(
-        rows.west[segment], rows.east[segment], west[query], east[query], targets.width[part][query]
+        rows.west[segment], rows.east[segment], targets.west[of], targets.east[of], targets.width[of]
     )
-    area = EARTH_RADIUS**2 * np.radians(width) * height
-    kept = (width > 0) & (height > 0)
-    return cell[query[kept]], rows.host[segment[kept]], area[kept]
+    kept = width > 0
+    return np.searchsorted(pair[kept], np.arange(span.size + 1)), segment[kept], width[kept]
+
+
+def _distinct(values: Index, below: int) -> tuple[Index, Index]:
+    """Distinct ones of values (n,) in 0..below - 1 and which of them each is; themselves where these are too many."""
+    if below > _MOST_LISTED * values.size:
+        return values, np.arange(values.size)
+    there = np.zeros(below, bool)
+    there[values] = True
+    return np.flatnonzero(there), (np.cumsum(there) - 1)[values]
 
 
 def _overlap_bands(south: Float, north: Float, low: Float, high: Float, whole: Float) -> Float:
@@ -281,21 +327,19 @@ class _Rows:
         order = np.lexsort((host, west, row))
         return cls(south, north, west[order], east[order], row[order], host[order])
 
-    def find(self, south: Float, north: Float, row: Index, west: Float, east: Float) -> tuple[Index, Index, Index]:
-        """(query, segment, host row) of every pair that may overlap.
-
-        Queries are rectangles with parallels south[row], north[row] and meridians west, east in [-180, 180].
-        """
+    def beside(self, south: Float, north: Float) -> tuple[Index, Index]:
+        """(i, host row) of every pair of parallels south[i], north[i] and a row that may overlap, in this order."""
         meets = (self.south < north[:, None] - NOISE) & (self.north > south[:, None] + NOISE)
-        query_row, host_row = np.nonzero(meets)
-        first = np.searchsorted(query_row, row, "left")
-        query, band_of = _expand(first, np.searchsorted(query_row, row, "right") - first)
-        at = host_row[band_of]
-        key = at * _TURN
-        begin = np.searchsorted(self.row * _TURN + self.east, key + west[query] - 1e-6, "left")
-        end = np.searchsorted(self.row * _TURN + self.west, key + east[query] + 1e-6, "right")
-        pair, segment = _expand(begin, end - begin)
-        return query[pair], segment, at[pair]
+        row, host_row = np.nonzero(meets)
+        return row, host_row
+
+    def reached(self, host_row: Index, west: Float, east: Float) -> tuple[Index, Index]:
+        """(i, segment) of every pair of meridians west[i], east[i] in [-180, 180] and a segment of row host_row[i] that
+        may overlap, in this order."""  # fmt: skip
+        key = host_row * _TURN
+        begin = np.searchsorted(self.row * _TURN + self.east, key + west - 1e-6, "left")
+        end = np.searchsorted(self.row * _TURN + self.west, key + east + 1e-6, "right")
+        return _expand(begin, end - begin)
 
 
 def _rows_of(south: Float, north: Float) -> tuple[Float, Float, Index]:
@@ -338,9 +382,12 @@ def _refuse_overlaps(host: HostGrid, cells: Rectangles, rows: _Rows) -> None:
         length = min(rows.east[i], rows.east[i + 1]) - rows.west[i + 1]
         if a != b:
             refuse(a, b, EARTH_RADIUS**2 * np.radians(length) * float(band(cells.south[a], cells.north[a])))
-    query, segment, at = rows.find(rows.south, rows.north, rows.row, rows.west, rows.east)
-    other = at != rows.row[query]
-    query, segment = query[other], segment[other]
+    row, host_row = rows.beside(rows.south, rows.north)
+    row, host_row = row[row != host_row], host_row[row != host_row]
+    first = np.searchsorted(row, rows.row, "left")
+    query, pair = _expand(first, np.searchsorted(row, rows.row, "right") - first)
+    at, segment = rows.reached(host_row[pair], rows.west[query], rows.east[query])
+    query = query[at]
     a, b = rows.host[query], rows.host[segment]
     length = np.minimum(rows.east[query], rows.east[segment]) - np.maximum(rows.west[query], rows.west[segment])
     south, north = np.maximum(cells.south[a], cells.south[b]), np.minimum(cells.north[a], cells.north[b])
