@@ -6,15 +6,19 @@ a small box in a large one do not see how many places a country's gazetteer list
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ai4land_coupler.natives import Field, Lines, Window, box_sums
 
 RADII = (0, 1, 3, 8, 20)  # fine cells: boxes of 1, 3, 7, 17 and 41 cells, 0.05 to 2 degrees
 SHARES = ((1, 8), (3, 20))  # radii of the small and the large box of a share
 RIM = max(RADII)
+LISTED = 1 << 12
+"""Totals below this have their roots in a list."""
 
 
 def _side(radius: int) -> int:
@@ -48,8 +52,25 @@ class Settlements:
         for kind, lines in (("places", self.places), ("people", self.people)):
             sums = dict(zip(RADII, box_sums(lines.packed(window, RIM), *RADII), strict=True))
             for radius, total in sums.items():
-                fields[f"{kind}_{_side(radius)}"] = np.sqrt(np.sqrt(total * lines.scale)).astype(np.float32)
+                fields[f"{kind}_{_side(radius)}"] = _fourth_root(total, lines.scale)
             for small, large in SHARES:
                 share = (sums[small] * _side(large) ** 2) / ((sums[large] + 1) * _side(small) ** 2)
                 fields[f"{kind}_{_side(small)}_of_{_side(large)}"] = np.sqrt(share).astype(np.float32)
         return fields
+
+
+def _fourth_root(total: NDArray[np.int64], scale: float) -> Field:
+    """Return the fourth root of total * scale; most totals are small, and their roots are looked up."""
+    out = _small_roots(scale).take(total, mode="clip")
+    large = total >= LISTED
+    out[large] = _roots(total[large], scale)
+    return out
+
+
+@functools.lru_cache(maxsize=4)
+def _small_roots(scale: float) -> Field:
+    return _roots(np.arange(LISTED), scale)
+
+
+def _roots(total: NDArray[np.int64], scale: float) -> Field:
+    return np.sqrt(np.sqrt(total * scale)).astype(np.float32)
