@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ai4land_coupler import console, provenance
+from ai4land_coupler.ahead import Ahead
 from ai4land_coupler.comm import Communicator
 from ai4land_coupler.config import Config
 from ai4land_coupler.device import Device
-from ai4land_coupler.devicerun import runner_on
 from ai4land_coupler.domain import Domain
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import BadInputError, CouplerError, Status, TimeOrderError, UsageError
+from ai4land_coupler.features import StaticFeatures
 from ai4land_coupler.grids import HostGrid
 from ai4land_coupler.publish import Publisher
 from ai4land_coupler.restart import Restart
@@ -30,6 +31,7 @@ from ai4land_coupler.year import GEOMETRY, YearFields, fine_geometry, host_geome
 from ai4land_coupler.years import Years
 
 if TYPE_CHECKING:
+    from ai4land_coupler.inference import TileRunner
     from ai4land_coupler.record import Answer, Ask, Recorder
 
 log = logging.getLogger(__package__)
@@ -40,7 +42,10 @@ T = TypeVar("T")
 class Component:
     """A land-use emulator inside a host's MPI job. Make one with `Component.init`; call all hooks from one thread."""
 
-    def __init__(self, config: Config, comm: Communicator, emulator: Emulator, device: Device) -> None:
+    def __init__(
+        self, config: Config, comm: Communicator, emulator: Emulator, device: Device,
+        statics: Callable[[], StaticFeatures],
+    ) -> None:  # fmt: skip
         self.config = config
         self.device = device
         self.emulator = emulator
@@ -49,9 +54,7 @@ class Component:
         self.origin: dict[str, str] = {}
         self._legend = StateLegend.of(config.state, emulator.legend)
         self._precision = device.precision(config.precision)
-        self._runner = runner_on(
-            device, emulator, config.constraint.mode, self._precision, config.workers.threads, config.workers.per_device
-        )
+        self._runner = _runner(config, emulator, device, self._precision, statics)
         self._publisher = Publisher(
             config.output, emulator, self._provenance(), comm.rank == 0, config.time == "backward",
             config.constraint.mode == "change",
@@ -73,7 +76,13 @@ class Component:
                     console.show_log(private.rank)
                     agreed: Config = private.bcast(_load(config) if private.rank == 0 else None)
                     device = Device.agreed(private, agreed.device, agreed.workers.per_device)
-                    made = cls(agreed, private, Emulator.load(agreed.emulator), device)
+                    emulator = Emulator.load(agreed.emulator)
+                    statics = Ahead(lambda: StaticFeatures(emulator))
+                    statics.start()
+                    try:
+                        made = cls(agreed, private, emulator, device, statics.result)
+                    finally:
+                        statics.wait()
                 made._open_record(private)
                 return made
         except BaseException:
@@ -447,6 +456,16 @@ class Component:
         if years is None or years.fields is None:
             return None
         return Answer.of(self._alive(), years.fields, years.domain.hosts.own.cell_id, self.held or "")
+
+
+def _runner(
+    config: Config, emulator: Emulator, device: Device, precision: str, statics: Callable[[], StaticFeatures]
+) -> "TileRunner":
+    """What runs the tiles; torch is imported while a thread still reads the static fields."""
+    from ai4land_coupler.devicerun import runner_on
+
+    mode, workers = config.constraint.mode, config.workers
+    return runner_on(device, emulator, mode, precision, workers.threads, workers.per_device, statics())
 
 
 def _refuse_different_years(comm: Communicator, year: int) -> None:

@@ -1,17 +1,22 @@
 """What the network runs on: the processor of each rank, or the CUDA devices of its node. Has not yet run on a GPU."""
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ai4land_coupler.comm import Communicator
 from ai4land_coupler.errors import DeviceError
-from ai4land_coupler.inference import choose_precision
+from ai4land_coupler.provenance import processor_flags
+
+if TYPE_CHECKING:
+    import torch
 
 KIND = "cuda"
 """The type of torch's device behind `device: cuda`; tests put `cpu` here to take the same way without one."""
@@ -31,7 +36,7 @@ class Device:
     workers: tuple[int, ...] | None = None
 
     @classmethod
-    def agreed(cls, comm: Communicator, asked: str, per_device: int) -> "Device":
+    def agreed(cls, comm: Communicator, asked: str, per_device: int) -> Device:
         """The device asked for: `cpu`, `cuda`, or `auto`, which is CUDA where every rank sees a device. Collective.
 
         Ranks of a node take its devices in turn. Of those that come to the same device the first `per_device` are
@@ -44,6 +49,8 @@ class Device:
         if without and asked == "auto":
             return cls()
         if without:
+            import torch
+
             raise DeviceError(
                 f"device: cuda was asked for, and {without} of {comm.size} ranks see no CUDA device (torch "
                 f"{torch.__version__}); ask the batch system for GPUs, look at CUDA_VISIBLE_DEVICES and at whether "
@@ -63,6 +70,8 @@ class Device:
     @property
     def torch_device(self) -> torch.device:
         """The device in torch's terms."""
+        import torch
+
         return torch.device("cpu") if "cpu" in (self.kind, KIND) else torch.device(KIND, self.index)
 
     def precision(self, asked: str) -> str:
@@ -72,6 +81,8 @@ class Device:
 
 def visible() -> list[tuple[str, str]]:
     """Identity, unique over nodes, and model of each CUDA device torch shows; CUDA_VISIBLE_DEVICES is honoured."""
+    import torch
+
     try:
         found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     except RuntimeError as error:
@@ -79,9 +90,18 @@ def visible() -> list[tuple[str, str]]:
     return [(str(one.uuid), str(one.name)) for one in found]
 
 
+def choose_precision(asked: str) -> str:
+    """The precision of the network: `auto` is bfloat16 on processors with AMX tiles for it, float32 elsewhere."""
+    if asked != "auto":
+        return asked
+    return "bfloat16" if "amx_bf16" in processor_flags() else "float32"
+
+
 @contextmanager
 def exact(device: torch.device) -> Iterator[None]:
     """Let torch take only deterministic ways, in full float32, on this device, and leave it as it was found."""
+    import torch
+
     before = torch.get_deterministic_debug_mode()
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
         torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms would import torch's compiler

@@ -17,10 +17,11 @@ from torch import Tensor
 from ai4land_coupler import constraint, constraint_torch
 from ai4land_coupler.device import Device, exact
 from ai4land_coupler.emulator import Emulator
-from ai4land_coupler.inference import TileFields, TileRunner
+from ai4land_coupler.features import StaticFeatures
+from ai4land_coupler.inference import TileRunner
 from ai4land_coupler.pixels import Answer, Logits
 from ai4land_coupler.stem import LARGEST
-from ai4land_coupler.tiles import TileCells, TileWork
+from ai4land_coupler.tiles import TileCells, TileFields, TileWork
 from ai4land_coupler.timing import Stopwatch
 
 SHARE = 0.6
@@ -85,10 +86,11 @@ class DeviceRunner(TileRunner):
     """
 
     def __init__(
-        self, emulator: Emulator, mode: str, precision: str, threads: int, device: torch.device, sharing: int = 1
-    ) -> None:
-        """sharing: how many ranks use the device, and share its memory."""
-        super().__init__(emulator, mode, precision, threads)
+        self, emulator: Emulator, mode: str, precision: str, threads: int, device: torch.device, sharing: int = 1,
+        statics: StaticFeatures | None = None,
+    ) -> None:  # fmt: skip
+        """sharing: how many ranks use the device, and share its memory; statics: as of TileRunner."""
+        super().__init__(emulator, mode, precision, threads, statics)
         self._on_device = emulator.network(str(device), precision)
         self._device, self._resident = device, dict[int, Resident]()
         self._room = SHARE * torch.cuda.mem_get_info(device)[0] / sharing if device.type == "cuda" else float("inf")
@@ -269,9 +271,10 @@ class DeviceRunner(TileRunner):
 
 
 def runner_on(
-    device: Device, emulator: Emulator, mode: str, precision: str, threads: int, sharing: int = 1
-) -> TileRunner:
-    """The runner of a rank; on a GPU with room for `sharing` ranks."""
+    device: Device, emulator: Emulator, mode: str, precision: str, threads: int, sharing: int = 1,
+    statics: StaticFeatures | None = None,
+) -> TileRunner:  # fmt: skip
+    """The runner of a rank; on a GPU with room for `sharing` ranks. statics: as of TileRunner."""
     if device.kind == "cpu":
-        return TileRunner(emulator, mode, precision, threads)
-    return DeviceRunner(emulator, mode, precision, threads, device.torch_device, sharing)
+        return TileRunner(emulator, mode, precision, threads, statics)
+    return DeviceRunner(emulator, mode, precision, threads, device.torch_device, sharing, statics)

@@ -17,7 +17,7 @@ from ai4land_coupler.errors import EmulatorError, GridError
 from ai4land_coupler.features import CHANNELS, CLIMATE_CLASS, CLIMATE_CLASSES, Channel
 from ai4land_coupler.grids import RegularGrid
 from ai4land_coupler.heaps import refuse_endless
-from ai4land_coupler.unet import RECEPTIVE_FIELD, STRIDE, UNetConfig
+from ai4land_coupler.unetconfig import RECEPTIVE_FIELD, STRIDE, UNetConfig
 
 SHIPPED = Path(__file__).parent / "emulators"
 FILES = ("weights.safetensors", "statics.nc", "base_map.nc", "training_record.json")

@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -14,12 +13,12 @@ from ai4land_coupler.ahead import side_by_side
 from ai4land_coupler.change import close_change, quota_change
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import ConstraintError, DeviceError
+from ai4land_coupler.features import StaticFeatures
 from ai4land_coupler.pixels import Answer, Logits, Pixels, close, fill, means, quota
-from ai4land_coupler.provenance import processor_flags
 from ai4land_coupler.stem import Stem
-from ai4land_coupler.tiles import Tile, TileCells, TileWork
+from ai4land_coupler.tiles import Tile, TileCells, TileDraft, TileFields, TileWork
 from ai4land_coupler.timing import Stopwatch
-from ai4land_coupler.unet import STRIDE
+from ai4land_coupler.unetconfig import STRIDE
 
 T = TypeVar("T")
 Index = NDArray[np.int64]
@@ -28,45 +27,18 @@ GROUP = 16
 """Tiles that threads share out where there are several; their logits wait in memory."""
 
 
-@dataclass(frozen=True, eq=False)
-class TileFields:
-    """What a tile returns for its n delivered cells in m coarse cells.
-
-    fractions (K, n) float64 of land; classes (n,) uint8, 1-based; residual (K, m) float64: fine minus coarse total as
-    a share of the coarse cell's land, 0 where the base map stands in.
-    """
-
-    fractions: NDArray[np.float64]
-    classes: NDArray[np.uint8]
-    residual: NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class TileDraft:
-    """What the network says of a tile before its totals are known.
-
-    run (r,): which of its m coarse cells were run; logits: of their pixels; means (K, m) float64: area-weighted means
-    of the network's fractions in each coarse cell, NaN where it was not run.
-    """
-
-    run: Index
-    logits: Logits
-    means: NDArray[np.float64]
-
-    def answer(self, _: Pixels) -> Logits:
-        """The logits, for the pixels that were run."""
-        return self.logits
-
-
 class TileRunner:
     """Runs the emulator on the tiles of one rank; static features are kept from year to year."""
 
-    def __init__(self, emulator: Emulator, mode: str, precision: str, threads: int) -> None:
+    def __init__(
+        self, emulator: Emulator, mode: str, precision: str, threads: int, statics: StaticFeatures | None = None
+    ) -> None:
+        """statics: of the emulator, where they have been read."""
         self._emulator = emulator
         self._mode = mode
         self._threads = threads
         self._network = emulator.network("cpu", precision)
-        self._stem = Stem(emulator, self._network)
+        self._stem = Stem(emulator, self._network, statics)
         self._legend = np.arange(1, len(emulator.legend) + 1, dtype=np.uint8)
         self._in_order = np.arange(emulator.tile**2)
 
@@ -297,10 +269,3 @@ def _reach(cells: TileCells, run: Index) -> tuple[slice, slice]:
 def _steps(first: Index, width: int) -> slice:
     start, stop = int(first.min()), int(first.max()) + width
     return slice(start // STRIDE * STRIDE, -(-stop // STRIDE) * STRIDE)
-
-
-def choose_precision(asked: str) -> str:
-    """The precision of the network: `auto` is bfloat16 on processors with AMX tiles for it, float32 elsewhere."""
-    if asked != "auto":
-        return asked
-    return "bfloat16" if "amx_bf16" in processor_flags() else "float32"

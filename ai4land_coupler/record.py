@@ -19,10 +19,10 @@ from ai4land_coupler import ncfile, provenance
 from ai4land_coupler.answer import Answer
 from ai4land_coupler.comm import Communicator
 from ai4land_coupler.config import Config
+from ai4land_coupler.device import choose_precision
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import Status
 from ai4land_coupler.grids import HostGrid
-from ai4land_coupler.inference import choose_precision
 from ai4land_coupler.recordfile import GRID, Call, Put, RecordedGrid, RecordWriter
 
 __all__ = ["Answer", "Ask", "Recorder", "contents_hash"]

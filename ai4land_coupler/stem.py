@@ -35,9 +35,9 @@ class Stem:
     Kept are blocks (side, side, width) float16 of half the fine resolution, as long as `forget` is not called.
     """
 
-    def __init__(self, emulator: Emulator, network: Any) -> None:
+    def __init__(self, emulator: Emulator, network: Any, statics: StaticFeatures | None = None) -> None:
         self._network = network
-        self._static = StaticFeatures(emulator)
+        self._static = statics or StaticFeatures(emulator)
         self._ratio = emulator.coarse.ratio_to(emulator.fine)
         self._side = math.gcd(emulator.tile, emulator.halo) // 2
         self._past = emulator.halo // 2 // self._side

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from ai4land_coupler import kernel
 from ai4land_coupler.domain import Domain
-from ai4land_coupler.inference import TileFields
 from ai4land_coupler.placement import OWN
+from ai4land_coupler.tiles import TileFields
 
 Float = NDArray[np.float64]
 

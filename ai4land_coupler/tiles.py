@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ai4land_coupler import kernel
 from ai4land_coupler.errors import GridError
 from ai4land_coupler.grids import RegularGrid
-from ai4land_coupler.pixels import Pixels
+from ai4land_coupler.pixels import Logits, Pixels
 
 
 @dataclass(frozen=True)
@@ -202,6 +202,36 @@ class TileWork:
         """Totals of the coarse cells of `cells`, (m, K)."""
         row, column = np.divmod(self.cells.blocks, self.cells.tile.size // self.cells.ratio)
         return np.ascontiguousarray(self.totals[:, row + self.rim, column + self.rim].T)
+
+
+@dataclass(frozen=True, eq=False)
+class TileFields:
+    """What a tile returns for its n delivered cells in m coarse cells.
+
+    fractions (K, n) float64 of land; classes (n,) uint8, 1-based; residual (K, m) float64: fine minus coarse total as
+    a share of the coarse cell's land, 0 where the base map stands in.
+    """
+
+    fractions: NDArray[np.float64]
+    classes: NDArray[np.uint8]
+    residual: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class TileDraft:
+    """What the network says of a tile before its totals are known.
+
+    run (r,): which of its m coarse cells were run; logits: of their pixels; means (K, m) float64: area-weighted means
+    of the network's fractions in each coarse cell, NaN where it was not run.
+    """
+
+    run: NDArray[np.int64]
+    logits: Logits
+    means: NDArray[np.float64]
+
+    def answer(self, _: Pixels) -> Logits:
+        """The logits, for the pixels that were run."""
+        return self.logits
 
 
 @functools.lru_cache(maxsize=4)

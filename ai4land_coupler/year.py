@@ -12,10 +12,10 @@ from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import UsageError
 from ai4land_coupler.exchange import hash_all, sum_areas
 from ai4land_coupler.grids import wrap_longitude
-from ai4land_coupler.inference import TileFields
 from ai4land_coupler.placement import Budget
 from ai4land_coupler.report import YearReport
 from ai4land_coupler.tally import Tally
+from ai4land_coupler.tiles import TileFields
 
 Float = NDArray[np.float64]
 

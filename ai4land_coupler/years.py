@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +16,17 @@ from ai4land_coupler.domain import Domain
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import UsageError
 from ai4land_coupler.hostchange import HostChange
-from ai4land_coupler.inference import TileDraft, TileFields, TileRunner
 from ai4land_coupler.priormap import Map, PriorMap
 from ai4land_coupler.publish import Publisher
 from ai4land_coupler.report import YearReport
 from ai4land_coupler.restart import Restart
 from ai4land_coupler.tally import Tally
+from ai4land_coupler.tiles import TileDraft, TileFields
 from ai4land_coupler.timing import Stopwatch
 from ai4land_coupler.year import YearFields, digest, host_columns, report_of
+
+if TYPE_CHECKING:
+    from ai4land_coupler.inference import TileRunner
 
 log = logging.getLogger(__package__)
 
@@ -81,7 +85,7 @@ class Years:
         comm: Communicator,
         domain: Domain,
         emulator: Emulator,
-        runner: TileRunner,
+        runner: "TileRunner",
         publisher: Publisher,
         lag: int,
         mode: str,

@@ -11,7 +11,8 @@ import yaml
 from safetensors.torch import save_file
 
 from ai4land_coupler.features import CLIMATE_CLASS, CLIMATE_CLASSES, GROUPS, NATIVES
-from ai4land_coupler.unet import UNet, UNetConfig
+from ai4land_coupler.unet import UNet
+from ai4land_coupler.unetconfig import UNetConfig
 
 LEGEND = ("forest", "grassland", "cropland", "barren")
 COARSE = (16, 32)

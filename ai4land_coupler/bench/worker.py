@@ -25,9 +25,9 @@ from ai4land_coupler.bench.hostfile import HostCells
 from ai4land_coupler.comm import MPI
 from ai4land_coupler.component import Component
 from ai4land_coupler.config import Config
+from ai4land_coupler.device import choose_precision
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import UsageError
-from ai4land_coupler.inference import choose_precision
 from ai4land_coupler.unet import UNet
 
 IDLE = 0.002

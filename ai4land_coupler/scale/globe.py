@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from safetensors.torch import save_file
 
+from ai4land_coupler.device import choose_precision
 from ai4land_coupler.emulator import FILES, Emulator
 from ai4land_coupler.errors import GridError
 from ai4land_coupler.features import GROUPS, NATIVES
-from ai4land_coupler.inference import TileRunner, choose_precision
+from ai4land_coupler.inference import TileRunner
 from ai4land_coupler.scale.plans import FIELD
 from ai4land_coupler.tiles import Tile, TileCells, TileWork, all_tiles, coarse_around
 from ai4land_coupler.timing import STAGES, Stopwatch

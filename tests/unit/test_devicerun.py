@@ -13,9 +13,9 @@ from ai4land_coupler.devicerun import DeviceRunner, runner_on
 from ai4land_coupler.domain import base_state
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import ConstraintError
-from ai4land_coupler.inference import TileFields, TileRunner
+from ai4land_coupler.inference import TileRunner
 from ai4land_coupler.placement import BASE, OWN
-from ai4land_coupler.tiles import TileCells, TileWork, all_tiles, coarse_around
+from ai4land_coupler.tiles import TileCells, TileFields, TileWork, all_tiles, coarse_around
 from ai4land_coupler.timing import Stopwatch
 
 CPU = torch.device("cpu")

@@ -16,7 +16,8 @@ from ai4land_coupler.training.data.dataset import FIRST_INPUTS, Perturbation
 from ai4land_coupler.training.data.rebuild import CLIMATE_CLASSES, MOST_PEOPLE, count_places
 from ai4land_coupler.training.fit.loop import go_on_from
 from ai4land_coupler.training.scores.ablate import NEIGHBOURHOOD, TAKEN, Without, ablate
-from ai4land_coupler.unet import UNet, UNetConfig
+from ai4land_coupler.unet import UNet
+from ai4land_coupler.unetconfig import UNetConfig
 
 OLD = (Channel("height", 1.0, 2.0), Channel("land"))
 NEW = (Channel("height", 1.0, 2.0), Channel("places_3"), Channel("land"), Channel(CLIMATE_CLASS))

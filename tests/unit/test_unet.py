@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from ai4land_coupler.unet import RECEPTIVE_FIELD, STRIDE, UNet, UNetConfig
+from ai4land_coupler.unet import UNet
+from ai4land_coupler.unetconfig import RECEPTIVE_FIELD, STRIDE, UNetConfig
 
 CONFIG = UNetConfig(static_channels=12, classes=4, widths=(16, 32, 32))
 

@@ -13,7 +13,7 @@ from ai4land_coupler.errors import ConfigError
 from ai4land_coupler.grids import RegularGrid
 from ai4land_coupler.training.data.store import Layout, Store
 from ai4land_coupler.training.fit.trainconfig import Region, TrainConfig
-from ai4land_coupler.unet import STRIDE
+from ai4land_coupler.unetconfig import STRIDE
 
 Index = NDArray[np.int64]
 Mask = NDArray[np.bool_]

@@ -27,7 +27,8 @@ from ai4land_coupler.training.fit.crops import Crops, Years
 from ai4land_coupler.training.fit.package import commit, processor
 from ai4land_coupler.training.fit.states import States
 from ai4land_coupler.training.fit.trainconfig import TrainConfig
-from ai4land_coupler.unet import RECEPTIVE_FIELD, STRIDE, UNet
+from ai4land_coupler.unet import UNet
+from ai4land_coupler.unetconfig import RECEPTIVE_FIELD, STRIDE
 
 if TYPE_CHECKING:
     from ai4land_coupler.training.fit.train import Trainer

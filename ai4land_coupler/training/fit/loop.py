@@ -39,7 +39,8 @@ from ai4land_coupler.training.data.dataset import (
     statistics,
 )  # fmt: skip
 from ai4land_coupler.training.fit.closing import SCORES, closed_cross_entropy, to_cells
-from ai4land_coupler.unet import UNet, UNetConfig
+from ai4land_coupler.unet import UNet
+from ai4land_coupler.unetconfig import UNetConfig
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ from ai4land_coupler.training.fit.team import Control, joined, share_norms
 from ai4land_coupler.training.fit.trainconfig import TrainConfig
 from ai4land_coupler.training.fit.unrolled import years
 from ai4land_coupler.training.fit.validation import validate
-from ai4land_coupler.unet import UNet, UNetConfig
+from ai4land_coupler.unet import UNet
+from ai4land_coupler.unetconfig import UNetConfig
 
 log = logging.getLogger("ai4land_coupler")
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from ai4land_coupler.errors import ConfigError
-from ai4land_coupler.unet import STRIDE
+from ai4land_coupler.unetconfig import STRIDE
 
 FACTORS = (1, 2, 4)  #: coarse cells an edge of the three input resolutions, in the order of `resolutions`
 PATHS = ("store", "work", "emulator", "natives")

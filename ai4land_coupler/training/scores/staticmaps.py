@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from ai4land_coupler import coarsehosts
 from ai4land_coupler.constraint import quota
 from ai4land_coupler.emulator import Emulator
-from ai4land_coupler.inference import TileDraft, TileRunner
-from ai4land_coupler.tiles import TileCells, TileWork, all_tiles, coarse_around, to_blocks
+from ai4land_coupler.inference import TileRunner
+from ai4land_coupler.tiles import TileCells, TileDraft, TileWork, all_tiles, coarse_around, to_blocks
 from ai4land_coupler.timing import Stopwatch
 from ai4land_coupler.training.scores import metrics
 from ai4land_coupler.training.scores.regions import Region
