@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ai4land_coupler import kernel
 from ai4land_coupler.errors import EmulatorError
 from ai4land_coupler.grids import EARTH_RADIUS, RegularGrid
 from ai4land_coupler.natives import Field, Lines, Native, Window, bilinear, box_sums, read_natives
@@ -61,6 +62,9 @@ class HasStatics(Protocol):
         """Return the classes (nlat, nlon), 0 where water."""
         ...
 
+
+LIMIT = 30.0
+"""Standard deviations from the mean that a channel may be away."""
 
 TERRAIN_RADII = (1, 6)  # of the native height: boxes of 3 and 13 cells, 0.25 and 1.1 degree at 5 minutes
 RIM = max(TERRAIN_RADII)
@@ -183,11 +187,11 @@ class StaticFeatures:
         if north <= south:
             return np.zeros((len(self.channels), nrow, ncol), np.float32)
         inside = self._inside(Window(self.fine, south, col0, north - south, ncol))
-        for field, channel in zip(inside, self.channels, strict=True):
-            if (channel.mean, channel.std) != (0.0, 1.0):
-                np.subtract(field, np.float32(channel.mean), out=field)
-                np.divide(field, np.float32(channel.std), out=field)
-            np.clip(field, -30, 30, out=field)
+        mean, std = (np.array([getattr(c, name) for c in self.channels], np.float32) for name in ("mean", "std"))
+        if kernel.ready():
+            kernel.normalise(inside, mean, std, LIMIT)
+        else:
+            _normalise(inside, mean, std)
         if north - south == nrow:
             return inside
         out = np.zeros((len(self.channels), nrow, ncol), np.float32)
@@ -231,6 +235,14 @@ class StaticFeatures:
         row_lat = native.lat[np.clip(np.arange(y.start, y.stop), 0, native.lat.size - 1)]
         derived = terrain(height, row_lat, 180.0 / native.lat.size)
         return {name: bilinear(values, y, x) for name, values in derived.items()}
+
+
+def _normalise(planes: Field, mean: Field, std: Field) -> None:
+    for field, of, by in zip(planes, mean, std, strict=True):
+        if (of, by) != (0.0, 1.0):
+            np.subtract(field, of, out=field)
+            np.divide(field, by, out=field)
+        np.clip(field, -LIMIT, LIMIT, out=field)
 
 
 def coarse_window(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 7
+VERSION = 8
 """Of the interface in kernel.h; what was built of another one is not used."""
 
 LANES = 256
@@ -201,6 +201,51 @@ def window(
         *out.shape, side, _pointer(block), block.shape[1], *start, _pointer(far), far.shape[1], _pointer(of_row),
         _pointer(of_column), _pointer(out),
     )  # fmt: skip
+    return out
+
+
+def bilinear(
+    values: NDArray[np.float32], row: Index, north: NDArray[np.float32], column: Index, east: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Values between those of a coarser grid (.., width): `north` of the way from row[y] to the next, as columns."""
+    out, room = np.empty((row.size, column.size), np.float32), np.empty(values.shape[1], np.float32)
+    places = _pointer(row), _pointer(north), _pointer(column), _pointer(east)
+    _lib().kernel_bilinear(*out.shape, room.size, _pointer(values), *places, _pointer(room), _pointer(out))
+    return out
+
+
+def normalise(planes: NDArray[np.float32], mean: NDArray[np.float32], std: NDArray[np.float32], limit: float) -> None:
+    """(x - mean) / std, within -limit and limit, of each plane (C, ..), in place."""
+    parts = _pointer(mean), _pointer(std), limit, _pointer(planes.reshape(len(planes), -1))
+    _lib().kernel_normalise(len(planes), planes[0].size, *parts)
+
+
+def settled(
+    values: Index, rim: int, radii: Index, shares: Index, scale: float, roots: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Roots of box sums, and of shares of one box in another, of values (rows + 2 rim, columns + 2 rim).
+
+    radii (r,) at most `rim`; shares (s, 2): positions in `radii`; roots (listed,): those of small sums. The result is
+    (r + s, rows, columns); kernel.h says more.
+    """
+    rows, columns = (n - 2 * rim for n in values.shape)
+    out = np.empty((radii.size + len(shares), rows, columns), np.float32)
+    room = np.empty((values.shape[0] + 1) * (values.shape[1] + 1) + radii.size * columns, np.int64)
+    _lib().kernel_settled(
+        rows, columns, rim, _pointer(values), radii.size, _pointer(radii), len(shares), _pointer(shares), scale,
+        roots.size, _pointer(roots), _pointer(room), _pointer(out),
+    )  # fmt: skip
+    return out
+
+
+def interleave(
+    planes: NDArray[np.float32], start: tuple[int, int], side: int, table: NDArray[np.float32] | None
+) -> NDArray[np.float32]:
+    """A square of planes (C, rows, columns) cell by cell, (side, side, ..); rows of `table` stand for the last one."""
+    width = 0 if table is None else table.shape[1]
+    out = np.empty((side, side, len(planes) + width - (width > 0)), np.float32)
+    rows = _ffi().NULL if table is None else _pointer(table)
+    _lib().kernel_interleave(*planes.shape, _pointer(planes), *start, side, width, rows, _pointer(out))
     return out
 
 

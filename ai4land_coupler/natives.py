@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ai4land_coupler import kernel
 from ai4land_coupler.errors import EmulatorError
 from ai4land_coupler.grids import RegularGrid
 from ai4land_coupler.heaps import refuse_endless
@@ -109,6 +111,8 @@ class Native:
 def bilinear(values: Field, y: Places, x: Places) -> Field:
     """Interpolate a native block (y.stop - y.start, x.stop - x.start) to the fine cells; (nrow, ncol)."""
     i, j = y.index - y.start, x.index - x.start
+    if kernel.ready():
+        return kernel.bilinear(np.ascontiguousarray(values), i, y.weight, j, x.weight)
     south, north = values[i], values[i + 1]
     rows = south + (north - south) * y.weight[:, None]
     west, east = rows[:, j], rows[:, j + 1]
@@ -148,6 +152,18 @@ class Lines:
 
     def packed(self, window: Window, rim: int = 0) -> NDArray[np.int64]:
         """Return the stored values in the window and `rim` cells around it, 0 past the poles."""
+        return self._spread(window, rim, self.value, np.int64)
+
+    def field(self, window: Window) -> Field:
+        """Return the root of the field in the window, (nrow, ncol)."""
+        return self._spread(window, 0, self._roots, np.float32)
+
+    @cached_property
+    def _roots(self) -> Field:
+        return np.sqrt(self.value.astype(np.int64) * self.scale).astype(np.float32)
+
+    def _spread(self, window: Window, rim: int, of_cells: NDArray, dtype: type) -> NDArray:
+        """What stands for each stored cell, in the window and `rim` cells around it, 0 elsewhere."""
         row0, col0, nlon = window.row0 - rim, window.col0 - rim, window.fine.nlon
         nrow, ncol = window.nrow + 2 * rim, window.ncol + 2 * rim
         bounds = np.clip([row0 * nlon, (row0 + nrow) * nlon], 0, window.fine.nlat * nlon)
@@ -155,13 +171,9 @@ class Lines:
         row, col = np.divmod(self.cell[start:stop] - row0 * nlon, nlon)
         place, width = (col - col0) % nlon, min(ncol, nlon)
         kept = place < width
-        values = np.zeros((nrow, width), np.int64)
-        values[row[kept], place[kept]] = self.value[start:stop][kept]
-        return values[:, np.arange(ncol) % nlon]
-
-    def field(self, window: Window) -> Field:
-        """Return the root of the field in the window, (nrow, ncol)."""
-        return np.sqrt(self.packed(window) * self.scale).astype(np.float32)
+        values: NDArray = np.zeros((nrow, width), dtype)
+        values[row[kept], place[kept]] = of_cells[start:stop][kept]
+        return values if ncol == width else values[:, np.arange(ncol) % nlon]
 
 
 def _narrow(packed: Packed) -> Packed:

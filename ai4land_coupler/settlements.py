@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ai4land_coupler import kernel
 from ai4land_coupler.natives import Field, Lines, Window, box_sums
 
 RADII = (0, 1, 3, 8, 20)  # fine cells: boxes of 1, 3, 7, 17 and 41 cells, 0.05 to 2 degrees
@@ -19,6 +20,8 @@ SHARES = ((1, 8), (3, 20))  # radii of the small and the large box of a share
 RIM = max(RADII)
 LISTED = 1 << 12
 """Totals below this have their roots in a list."""
+_RADII = np.array(RADII, np.int64)
+_SHARES = np.array([[RADII.index(radius) for radius in pair] for pair in SHARES], np.int64)
 
 
 def _side(radius: int) -> int:
@@ -48,23 +51,21 @@ class Settlements:
         places_n, people_n: fourth root of the sum over a box of n cells; _of_: root of the mean density in the small
         box over that in the large one, to whose sum one place or one unit of people is added.
         """
-        fields = {}
-        for kind, lines in (("places", self.places), ("people", self.people)):
-            sums = dict(zip(RADII, box_sums(lines.packed(window, RIM), *RADII), strict=True))
-            for radius, total in sums.items():
-                fields[f"{kind}_{_side(radius)}"] = _fourth_root(total, lines.scale)
-            for small, large in SHARES:
-                share = (sums[small] * _side(large) ** 2) / ((sums[large] + 1) * _side(small) ** 2)
-                fields[f"{kind}_{_side(small)}_of_{_side(large)}"] = np.sqrt(share).astype(np.float32)
-        return fields
+        fields: list[Field] = []
+        for lines in (self.places, self.people):
+            values = lines.packed(window, RIM)
+            if kernel.ready():
+                fields += [*kernel.settled(values, RIM, _RADII, _SHARES, lines.scale, _small_roots(lines.scale))]
+            else:
+                fields += _fields(values, lines.scale)
+        return dict(zip(SETTLEMENTS, fields, strict=True))
 
 
-def _fourth_root(total: NDArray[np.int64], scale: float) -> Field:
-    """Return the fourth root of total * scale; most totals are small, and their roots are looked up."""
-    out = _small_roots(scale).take(total, mode="clip")
-    large = total >= LISTED
-    out[large] = _roots(total[large], scale)
-    return out
+def _fields(values: NDArray[np.int64], scale: float) -> list[Field]:
+    """The fields of one kind, in the order of SETTLEMENTS."""
+    sums = dict(zip(RADII, box_sums(values, *RADII), strict=True))
+    shares = [(sums[small] * _side(large) ** 2) / ((sums[large] + 1) * _side(small) ** 2) for small, large in SHARES]
+    return [*(_roots(total, scale) for total in sums.values()), *(np.sqrt(x).astype(np.float32) for x in shares)]
 
 
 @functools.lru_cache(maxsize=4)

@@ -45,6 +45,7 @@ class Stem:
         self._kept = np.full((down + 2 * self._past, across), None)
         self._address = np.zeros(self._kept.shape, np.int64)
         self._moving = self._of_classes(len(emulator.legend))
+        self._climates = network.climates()
 
     def _of_classes(self, classes: int) -> NDArray[np.float32]:
         """What a fraction of each class adds in 2 x 2 cells that are alike, (K, width)."""
@@ -133,17 +134,24 @@ class Stem:
     @torch.inference_mode()
     def _make(self, down: range, across: range, lacking: NDArray[np.bool_]) -> None:
         """Those of some blocks that are lacking (down, across)."""
+        torch.set_num_threads(1)  # of this thread: one that has just begun would call others
         fine, network = 2 * self._side, self._network
         window = down.start * fine, across.start * fine, len(down) * fine, len(across) * fine
-        seen = network.seen_statics(torch.from_numpy(self._static.normalised(*window))[None])
+        statics = self._static.normalised(*window)
         for y, x in np.argwhere(lacking).tolist():
             # one by one: the bits of a convolution depend on the size of what it is given
-            block = seen[..., y * fine : (y + 1) * fine, x * fine : (x + 1) * fine]
-            made = network.stem_of_seen(block.contiguous(memory_format=torch.channels_last))[0].permute(1, 2, 0)
-            made = made.clamp(-LARGEST, LARGEST)
+            block = self._seen(statics, (y * fine, x * fine), fine)
+            made = network.stem_of_seen(block)[0].permute(1, 2, 0).clamp(-LARGEST, LARGEST)
             kept = torch.where(made.abs() < LEAST, 0.0, made).half().contiguous().numpy()
             place = down[y] + self._past, across[x] % self._kept.shape[1]
             self._kept[place], self._address[place] = kept, kept.ctypes.data
+
+    def _seen(self, statics: NDArray[np.float32], start: Pair, side: int) -> torch.Tensor:
+        """What the stem is given of a square of the static channels (C, ny, nx), channels last in memory."""
+        if not kernel.ready():
+            rows, columns = (slice(at, at + side) for at in start)
+            return self._network.seen_statics(torch.from_numpy(statics[:, rows, columns])[None])
+        return torch.from_numpy(kernel.interleave(statics, start, side, self._climates)).permute(2, 0, 1)[None]
 
 
 @contextmanager

@@ -8,7 +8,9 @@ fine    static + climate + coarse + prior ----------------------------> logits (
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -74,9 +76,13 @@ class UNet(nn.Module):
 
     def seen_statics(self, statics: Tensor) -> Tensor:
         """Return what the stem is given of static channels, cell by cell."""
-        seen = self._embedded(statics)
-        cells = seen.flatten(2).mT.contiguous()  # twice as fast as to ask for channels-last memory
-        return cells.unflatten(1, seen.shape[2:]).permute(0, 3, 1, 2)
+        return self._embedded(statics).contiguous(memory_format=torch.channels_last)
+
+    def climates(self) -> NDArray[np.float32] | None:
+        """Return the numbers in which climate classes are embedded, (classes + 1, width), where they are."""
+        if not self.config.climate_classes:
+            return None
+        return np.ascontiguousarray(self.climate.weight.detach().float().cpu().numpy())
 
     def stem_of_seen(self, seen: Tensor) -> Tensor:
         """Return what the stem makes of `seen_statics`."""

@@ -1,4 +1,4 @@
-"""Says how `ai4land_coupler._kernel` is compiled from kernel.c; setup.py hands it to setuptools."""
+"""Says how `ai4land_coupler._kernel` is compiled; setup.py hands it to setuptools."""
 
 from pathlib import Path
 
@@ -21,9 +21,9 @@ builder.cdef(_declarations())
 builder.set_source(
     "ai4land_coupler._kernel",
     '#include "kernel.h"',
-    sources=[str((HERE / "kernel.c").relative_to(ROOT))],
+    sources=[str(path.relative_to(ROOT)) for path in sorted(HERE.glob("*.c"))],
     include_dirs=[str(HERE.relative_to(ROOT))],
-    depends=[str((HERE / "kernel.h").relative_to(ROOT))],
+    depends=[str(path.relative_to(ROOT)) for path in sorted(HERE.glob("*.h"))],
     extra_compile_args=FLAGS,
     libraries=["m"],
     optional=True,  # without a compiler numpy serves

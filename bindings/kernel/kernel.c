@@ -1,20 +1,10 @@
 #include "kernel.h"
+#include "wide.h"
 
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#if defined(__x86_64__)
-#include <emmintrin.h>
-#endif
-
-/* Wider vectors where the processor has them: they hold the same lanes in the same order, and nothing is fused, so the
-   bits are those of the narrow ones. */
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
-#define WIDE __attribute__((target_clones("avx2", "default")))
-#else
-#define WIDE
-#endif
 
 #define MAX_ITERATIONS 100
 #define PATIENCE 20
@@ -36,9 +26,6 @@ WIDE static double dot(const double *restrict a, const double *restrict b, int64
     for (int l = 0; i < n; i++, l++) lane[l] += a[i] * b[i];
     return (lane[0] + lane[1]) + (lane[2] + lane[3]);
 }
-
-typedef double four __attribute__((vector_size(4 * sizeof(double))));
-typedef float four_floats __attribute__((vector_size(4 * sizeof(float))));
 
 /* The dots of a with vectors that stand n apart, four at a time so that none waits for another; the lanes are those of
    `dot`. */
@@ -246,12 +233,6 @@ static int present(int64_t classes, const double *f, int *order)
 static int together(const int64_t *at, int64_t n)
 {
     return at[n - 1] - at[0] == n - 1;
-}
-
-/* Whether four places lie side by side, as most do in a row of pixels: what is there is then read at once. */
-static inline int run_of_four(const int64_t *at)
-{
-    return (at[1] - at[0] == 1) & (at[2] - at[0] == 2) & (at[3] - at[0] == 3);
 }
 
 /* e = from[at] */
@@ -680,192 +661,4 @@ int kernel_quota(int64_t cells, int64_t classes, const int64_t *first, const dou
     }
     free(memory), free(values), free(draw), free(order);
     return failed ? -1 : 0;
-}
-
-void kernel_pixels(int64_t cells, const int64_t *some, const int64_t *first, const int32_t *inside, int32_t size,
-                   const double *area_rows, int64_t row0, int64_t id0, int64_t nlon, int64_t *which, double *area,
-                   int64_t *id)
-{
-    for (int64_t c = 0, m = 0; c < cells; c++) {
-        for (int64_t i = first[some[c]]; i < first[some[c] + 1]; i++, m++) {
-            const int32_t row = inside[i] / size, column = inside[i] - row * size;
-            which[m] = i, area[m] = area_rows[row0 + row], id[m] = id0 + row * nlon + column;
-        }
-    }
-}
-
-void kernel_places(int64_t n, const int64_t *which, const int32_t *inside, int32_t size, int64_t start, int64_t width,
-                   int64_t *place)
-{
-    for (int64_t i = 0; i < n; i++) {
-        const int32_t row = inside[which[i]] / size;
-        place[i] = start + row * width + (inside[which[i]] - row * size);
-    }
-}
-
-void kernel_pick(int64_t n, int64_t classes, const float *z, const int64_t *at, int64_t step, float *picked)
-{
-    for (int64_t k = 0; k < classes; k++) {
-        const float *from = z + k * step;
-        float *to = picked + k * n;
-        for (int64_t i = 0; i < n;) {
-            if (i + 4 <= n && run_of_four(at + i)) memcpy(to + i, from + at[i], 4 * sizeof *to), i += 4;
-            else to[i] = from[at[i]], i++;
-        }
-    }
-}
-
-void kernel_fill(int64_t n, int64_t classes, const int64_t *which, const unsigned char *label, int64_t stride,
-                 double *p, unsigned char *place)
-{
-    for (int64_t i = 0; i < n; i++) place[which[i]] = label[i];
-    for (int64_t k = 0; k < classes; k++)
-        for (int64_t i = 0; i < n; i++) p[which[i] + k * stride] = label[i] == k + 1 ? 1.0 : 0.0;
-}
-
-#define FIELDS KERNEL_FIELDS /* summed at a time */
-
-#define ROWS 32 /* held back, to be written class by class */
-
-/* Stores what is not read soon, without reading first what it overwrites. */
-static void past_caches(double *to, const double *from, int64_t n)
-{
-#if defined(__x86_64__)
-    for (; n && (uintptr_t)to % 16; n--) *to++ = *from++;
-    if ((uintptr_t)from % 16 == 0)
-        for (; n >= 2; n -= 2, to += 2, from += 2) _mm_stream_pd(to, _mm_load_pd(from));
-#endif
-    memcpy(to, from, (size_t)n * sizeof *to);
-}
-
-static void stores_done(void)
-{
-#if defined(__x86_64__)
-    _mm_sfence();
-#endif
-}
-
-WIDE static void apply_some(const kernel_rows *m, const double *restrict x, int64_t fields, double *restrict sum)
-{
-    double held[FIELDS][ROWS] __attribute__((aligned(64)));
-    const int64_t rows = m->rows, lead = -(int64_t)((uintptr_t)sum / sizeof *sum) & 7; /* to whole lines of the cache */
-    const int64_t *restrict first = m->rest_first;
-    for (int64_t start = 0, some, at = 0; start < rows; start += some) {
-        some = start || !lead ? ROWS : lead;
-        if (some > rows - start) some = rows - start;
-        for (int64_t r = 0; r < some; r++) {
-            const int64_t i = 2 * (start + r);
-            const double *one = x + m->column[i] * (int64_t)FIELDS, *two = x + m->column[i + 1] * (int64_t)FIELDS;
-            four low, high, other; /* FIELDS in two */
-            memcpy(&low, one, sizeof low), memcpy(&other, two, sizeof other);
-            low = m->weight[i] * low + m->weight[i + 1] * other;
-            memcpy(&high, one + 4, sizeof high), memcpy(&other, two + 4, sizeof other);
-            high = m->weight[i] * high + m->weight[i + 1] * other;
-            for (int f = 0; f < 4; f++) held[f][r] = low[f], held[f + 4][r] = high[f];
-        }
-        for (; at < m->long_rows && m->long_row[at] < start + some; at++) {
-            const int64_t r = m->long_row[at] - start;
-            double total[FIELDS];
-            for (int f = 0; f < FIELDS; f++) total[f] = held[f][r];
-            for (int64_t i = first[at]; i < first[at + 1]; i++) {
-                const double *of = x + m->rest_column[i] * (int64_t)FIELDS, w = m->rest_weight[i];
-                for (int f = 0; f < FIELDS; f++) total[f] += w * of[f];
-            }
-            for (int f = 0; f < FIELDS; f++) held[f][r] = total[f];
-        }
-        for (int64_t f = 0; f < fields; f++) past_caches(sum + f * rows + start, held[f], some);
-    }
-    stores_done();
-}
-
-void kernel_apply(const kernel_rows *matrix, int64_t columns, int64_t fields, const double *x, double *room, double *sum)
-{
-    for (int64_t f = 0; f < FIELDS; f++) room[columns * FIELDS + f] = 0.0;
-    for (int64_t start = 0; start < fields; start += FIELDS) {
-        int64_t some = fields - start < FIELDS ? fields - start : FIELDS;
-        for (int64_t c = 0; c < columns; c++)
-            for (int64_t f = 0; f < FIELDS; f++) room[c * FIELDS + f] = f < some ? x[(start + f) * columns + c] : 0.0;
-        apply_some(matrix, room, some, sum + start * matrix->rows);
-    }
-}
-
-/* As many classes as FIELDS at once, so that no sum waits for the one before it. */
-WIDE static void gather_some(int64_t count, int64_t n, const int32_t *restrict pixel, const int32_t *restrict host,
-                             const double *restrict area, const double *restrict x, int64_t fields, double *restrict sum,
-                             int64_t classes)
-{
-    for (int64_t i = 0; i < count;) {
-        const int32_t into = host[i];
-        double total[FIELDS] = {0};
-        for (int64_t f = 0; f < fields; f++) total[f] = sum[into * classes + f];
-        if (fields == FIELDS)
-            for (; i < count && host[i] == into; i++)
-                for (int f = 0; f < FIELDS; f++) total[f] += x[f * n + pixel[i]] * area[i];
-        else
-            for (; i < count && host[i] == into; i++)
-                for (int64_t f = 0; f < fields; f++) total[f] += x[f * n + pixel[i]] * area[i];
-        for (int64_t f = 0; f < fields; f++) sum[into * classes + f] = total[f];
-    }
-}
-
-void kernel_gather(int64_t count, int64_t classes, int64_t n, const int32_t *pixel, const int32_t *host,
-                   const double *area, const double *x, double *sum)
-{
-    for (int64_t k = 0; k < classes; k += FIELDS)
-        gather_some(count, n, pixel, host, area, x + k * n, classes - k < FIELDS ? classes - k : FIELDS, sum + k, classes);
-}
-
-WIDE static double dot_wide(const double *restrict a, const double *restrict b, int64_t n)
-{
-    double lane[16] = {0}, rest = 0.0;
-    int64_t i = 0;
-    for (; i + 16 <= n; i += 16)
-        for (int l = 0; l < 16; l++) lane[l] += a[i + l] * b[i + l];
-    for (; i < n; i++) rest += a[i] * b[i];
-    for (int half = 8; half; half /= 2)
-        for (int l = 0; l < half; l++) lane[l] += lane[l + half];
-    return lane[0] + rest;
-}
-
-void kernel_weighted(int64_t classes, int64_t n, const double *x, const double *weight, double *total)
-{
-    for (int64_t k = 0; k < classes; k++) total[k] = dot_wide(x + k * n, weight, n);
-}
-
-/* Each step is one to one in the lane and in the word: a word that differs changes its lane. */
-WIDE void kernel_mix(int64_t n, const uint64_t *restrict word, uint64_t *restrict lanes)
-{
-    for (int64_t i = 0; i < n; i += KERNEL_LANES) {
-        const int64_t some = n - i < KERNEL_LANES ? n - i : KERNEL_LANES;
-        for (int64_t l = 0; l < some; l++) {
-            uint64_t x = lanes[l] ^ word[i + l];
-            lanes[l] = (x << 29 | x >> 35) * UINT64_C(0x9E3779B97F4A7C15);
-        }
-    }
-}
-
-/* The bits of a float16 that is no subnormal, moved to where float32 has them. */
-WIDE static void widened(const uint16_t *restrict near, const float *restrict far, float *restrict out, int64_t n)
-{
-    for (int64_t i = 0; i < n; i++) {
-        uint32_t half = near[i], magnitude = (half & 0x7fff) << 13, bits;
-        float value;
-        bits = (magnitude ? magnitude + (112u << 23) : 0) | (half & 0x8000) << 16;
-        memcpy(&value, &bits, sizeof value);
-        out[i] = value + far[i];
-    }
-}
-
-void kernel_window(int64_t rows, int64_t columns, int64_t width, int64_t side, const int64_t *block, int64_t across,
-                   int64_t row0, int64_t column0, const float *far, int64_t far_columns, const int64_t *of_row,
-                   const int64_t *of_column, float *out)
-{
-    for (int64_t y = 0; y < rows; y++) {
-        const int64_t *in_row = block + (row0 + y) / side * across;
-        for (int64_t x = 0; x < columns; x++) {
-            const uint16_t *from = (const uint16_t *)(intptr_t)in_row[(column0 + x) / side];
-            widened(from + ((row0 + y) % side * side + (column0 + x) % side) * width,
-                    far + (of_row[y] * far_columns + of_column[x]) * width, out + (y * columns + x) * width, width);
-        }
-    }
 }

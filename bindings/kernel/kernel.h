@@ -1,12 +1,13 @@
-/* The work on coarse cells that is too small for a tensor library: closing of the totals, class maps by quota, sparse
-   sums. No dependency but libm. Every cell is worked on by itself, in an order of its own, so its bits depend on nothing
-   else, not on the vectors the compiler makes of it either. ai4land_coupler/constraint.py says what is computed and why;
-   numpy does the same there where this is not built. */
+/* The work that is too small for a tensor library: closing of the totals and class maps by quota (kernel.c), sparse sums
+   (sums.c), static fields (statics.c). No dependency but libm. Every cell is worked on by itself, in an order of its own,
+   so its bits depend on nothing else, not on the vectors the compiler makes of it either. The modules of ai4land_coupler
+   that call it say what is computed and why (the closing: constraint.py); numpy does the same there where this is not
+   built. */
 #ifndef AI4LAND_KERNEL_H
 #define AI4LAND_KERNEL_H
 #include <stdint.h>
 
-#define KERNEL_VERSION 7 /* of this interface; a build of another one is not used */
+#define KERNEL_VERSION 8 /* of this interface; a build of another one is not used */
 
 /* Fractions closest to softmax(z) that meet the totals f [cells][classes] of every coarse cell. Cell c has the pixels
    first[c] .. first[c + 1] of land, with areas area[i] > 0. The logit of class k is z[at[i] + k * step], the fraction is
@@ -85,6 +86,27 @@ void kernel_weighted(int64_t classes, int64_t n, const double *x, const double *
 
 /* lanes [KERNEL_LANES] further mixed with n words, word i into lane i modulo KERNEL_LANES. */
 void kernel_mix(int64_t n, const uint64_t *word, uint64_t *lanes);
+
+/* field [rows][columns] between the values [..][width] of a coarser grid: those of row[y] and the next one, `north` of the
+   way to it, at column[x] and the next one, `east` of the way. room [width]. */
+void kernel_bilinear(int64_t rows, int64_t columns, int64_t width, const float *values, const int64_t *row,
+                     const float *north, const int64_t *column, const float *east, float *room, float *field);
+
+/* x [channels][n] less its mean over std, within -limit and limit. */
+void kernel_normalise(int64_t channels, int64_t n, const float *mean, const float *std, float limit, float *x);
+
+/* Of values [rows + 2 rim][columns + 2 rim]: field [radii + shares][rows][columns], the fourth roots of `scale` times the
+   sums over boxes of radius[r] <= rim around each cell, root[s] for sums s < listed, and the roots of the mean in the box
+   of radius[of[2 i]] over that in the box of radius[of[2 i + 1]], to whose sum 1 is added.
+   room [(rows + 2 rim + 1) (columns + 2 rim + 1) + radii columns]. */
+void kernel_settled(int64_t rows, int64_t columns, int64_t rim, const int64_t *value, int64_t radii, const int64_t *radius,
+                    int64_t shares, const int64_t *of, double scale, int64_t listed, const float *root, int64_t *room,
+                    float *field);
+
+/* cells [side][side][..] of planes [channels][rows][columns] from row0 and column0 on; where width > 0 the last plane
+   counts the rows of table [..][width] that stand in its place. */
+void kernel_interleave(int64_t channels, int64_t rows, int64_t columns, const float *planes, int64_t row0, int64_t column0,
+                       int64_t side, int64_t width, const float *table, float *cells);
 
 /* out [rows][columns][width] = near + far. near: float16 without subnormals in square blocks [side][side][width], block[b]
    their addresses, `across` of them in a row; the window begins row0, column0 inside the first. far
