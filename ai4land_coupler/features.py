@@ -203,21 +203,21 @@ class StaticFeatures:
         return self._inside(Window(self.fine, row0, col0, nrow, ncol))
 
     def _inside(self, window: Window) -> Field:
-        index, groups = np.ix_(window.rows, window.cols), self._groups
+        groups = self._groups
         fields: dict[str, NDArray] = self._terrain(window) if "terrain" in groups else {}
         if "climate" in groups:
             fields |= {name: self._interpolated(self._natives[name], window, root) for name, root in CLIMATE.items()}
         if "koppen" in groups:
-            group = self._natives["koppen"].packed[index]
+            group = window.of(self._natives["koppen"].packed)
             fields |= {name: (group == number) for number, name in enumerate(KOPPEN, start=1)}
         fields |= {name: lines.field(window) for name, lines in self._lines.items()}
-        fields["land"] = self._land[index] > 0
+        fields["land"] = window.of(self._land) > 0
         fields["abs_lat"] = np.abs(self.fine.lat[window.rows])[:, None]
         if "settlements" in groups:
             fields |= self._settlements.fields(window)
         if "climate_class" in groups:
-            fields[CLIMATE_CLASS] = self._natives["climate_class"].packed[index]
-        fields |= {name: self._natives[name].unpack(self._natives[name].packed[index]) for name in self._stored}
+            fields[CLIMATE_CLASS] = window.of(self._natives["climate_class"].packed)
+        fields |= {name: self._natives[name].unpack(window.of(self._natives[name].packed)) for name in self._stored}
         out = np.empty((len(self.channels), window.nrow, window.ncol), np.float32)
         for place, channel in zip(out, self.channels, strict=True):
             place[...] = fields[channel.name]

@@ -40,6 +40,11 @@ class Window:
         """Fine columns, wrapped."""
         return np.arange(self.col0, self.col0 + self.ncol) % self.fine.nlon
 
+    def of(self, whole: NDArray) -> NDArray:
+        """What a field on the fine grid (nlat, nlon) has there, (nrow, ncol); where nothing wraps, a view."""
+        rows, first = whole[self.row0 : self.row0 + self.nrow], self.col0 % self.fine.nlon
+        return rows[:, first : first + self.ncol] if first + self.ncol <= self.fine.nlon else rows[:, self.cols]
+
 
 def _positions(centres: NDArray[np.float64], axis: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return where the centres lie on a regular axis, in units of its spacing from its first point."""

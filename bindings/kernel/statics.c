@@ -89,18 +89,25 @@ void kernel_settled(int64_t rows, int64_t columns, int64_t rim, const int64_t *v
     }
 }
 
+static void eight_planes(int64_t n, const float *restrict from, int64_t apart, float *restrict to, int64_t each)
+{
+    for (int64_t x = 0; x < n; x++)
+        for (int c = 0; c < 8; c++) to[x * each + c] = from[c * apart + x];
+}
+
 void kernel_interleave(int64_t channels, int64_t rows, int64_t columns, const float *planes, int64_t row0, int64_t column0,
                        int64_t side, int64_t width, const float *table, float *cells)
 {
-    const int64_t plain = width ? channels - 1 : channels, each = plain + width;
+    const int64_t plain = width ? channels - 1 : channels, each = plain + width, n = rows * columns;
     for (int64_t y = 0; y < side; y++) {
         const float *from = planes + (row0 + y) * columns + column0;
         float *to = cells + y * side * each;
-        for (int64_t c = 0; c < plain; c++)
-            for (int64_t x = 0; x < side; x++) to[x * each + c] = from[c * rows * columns + x];
+        int64_t c = 0;
+        for (; c + 8 <= plain; c += 8) eight_planes(side, from + c * n, n, to + c, each);
+        for (; c < plain; c++)
+            for (int64_t x = 0; x < side; x++) to[x * each + c] = from[c * n + x];
         for (int64_t x = 0; width && x < side; x++)
-            memcpy(to + x * each + plain, table + (int64_t)from[plain * rows * columns + x] * width,
-                   (size_t)width * sizeof *to);
+            memcpy(to + x * each + plain, table + (int64_t)from[plain * n + x] * width, (size_t)width * sizeof *to);
     }
 }
 
