@@ -293,6 +293,9 @@ def evaluate(
     plots: Annotated[Path | None, typer.Option(help="Folder for drawings.")] = None,
     card: Annotated[bool, typer.Option("--card", help="Put the scores into the emulator's record and card.")] = False,
     threads: Annotated[int | None, typer.Option(help="Threads; all cores where left out.")] = None,
+    precision: Annotated[
+        str, typer.Option(help="Of the network: float32, in which cards are, bfloat16 or auto.")
+    ] = "float32",
     run: Annotated[
         Path | None, typer.Option(help="Instead: score the ai4land_YYYY.nc of a run, with --observed.")
     ] = None,
@@ -324,7 +327,7 @@ def evaluate(
         runscore.command(run, observed, base, json, plots)
         return
     degrees = _degrees(resolution)
-    scoring.command(emulator, region or ["south-america"], degrees, json, maps, plots, card, threads)
+    scoring.command(emulator, region or ["south-america"], degrees, json, maps, plots, card, threads, precision)
 
 
 @app.command()

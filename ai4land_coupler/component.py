@@ -17,7 +17,7 @@ from ai4land_coupler import console, provenance
 from ai4land_coupler.ahead import Ahead
 from ai4land_coupler.comm import Communicator
 from ai4land_coupler.config import Config
-from ai4land_coupler.device import Device
+from ai4land_coupler.device import Device, agreed_precision
 from ai4land_coupler.domain import Domain
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import BadInputError, CouplerError, Status, TimeOrderError, UsageError
@@ -43,7 +43,7 @@ class Component:
     """A land-use emulator inside a host's MPI job. Make one with `Component.init`; call all hooks from one thread."""
 
     def __init__(
-        self, config: Config, comm: Communicator, emulator: Emulator, device: Device,
+        self, config: Config, comm: Communicator, emulator: Emulator, device: Device, precision: str,
         statics: Callable[[], StaticFeatures],
     ) -> None:  # fmt: skip
         self.config = config
@@ -53,7 +53,7 @@ class Component:
         self._years: Years | None = None
         self.origin: dict[str, str] = {}
         self._legend = StateLegend.of(config.state, emulator.legend)
-        self._precision = device.precision(config.precision)
+        self._precision = precision
         self._runner = _runner(config, emulator, device, self._precision, statics)
         self._publisher = Publisher(
             config.output, emulator, self._provenance(), comm.rank == 0, config.time == "backward",
@@ -76,11 +76,12 @@ class Component:
                     console.show_log(private.rank)
                     agreed: Config = private.bcast(_load(config) if private.rank == 0 else None)
                     device = Device.agreed(private, agreed.device, agreed.workers.per_device)
+                    precision = agreed_precision(private, device, agreed.precision)
                     emulator = Emulator.load(agreed.emulator)
                     statics = Ahead(lambda: StaticFeatures(emulator))
                     statics.start()
                     try:
-                        made = cls(agreed, private, emulator, device, statics.result)
+                        made = cls(agreed, private, emulator, device, precision, statics.result)
                     finally:
                         statics.wait()
                 made._open_record(private)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai4land_coupler import ncfile
+from ai4land_coupler.device import choose_precision
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import ConfigError
 from ai4land_coupler.inference import TileRunner
@@ -49,6 +50,7 @@ def evaluate_regions(
     maps_path: str | Path | None = None,
     plots: str | Path | None = None,
     threads: int | None = None,
+    precision: str = "float32",
     report: Any = lambda line: None,
 ) -> dict[str, Any]:
     """Return the scores of the emulator in several regions, its state given at several resolutions.
@@ -57,14 +59,14 @@ def evaluate_regions(
     where left out. Keys of the result: `emulator`, `weights_sha256`, and `regions`: by name the scores of `score` at
     the emulator's own resolution and, under `coarser`, by degrees, at the others. `maps_path` receives the maps as
     netCDF, one file a region and resolution, their names added where there are several; `plots` is a folder for
-    drawings. `report` is called with a line of text for each region and resolution.
+    drawings; `precision` is that of the network. `report` is called with a line of text for each region and resolution.
     """
     if not isinstance(emulator, Emulator):
         emulator = Emulator.load(emulator)
     boxes = parse(regions, emulator)
     blocks = _blocks(emulator, resolutions)
     truth = Truth.of(emulator)
-    runner = TileRunner(emulator, "level", "float32", threads or os.cpu_count() or 1)
+    runner = TileRunner(emulator, "level", choose_precision(precision), threads or os.cpu_count() or 1)
     result: dict[str, Any] = {}
     for name, box in boxes.items():
         scores: dict[str, Any] = {}
@@ -107,6 +109,7 @@ def command(
     plots: Path | None,
     card: bool,
     threads: int | None,
+    precision: str,
 ) -> None:
     """Score, print tables, write what was asked for: `ai4land evaluate`.
 
@@ -114,7 +117,7 @@ def command(
     """
     loaded = Emulator.load(emulator)
     result = evaluate_regions(
-        loaded, regions, resolutions, maps_path, plots, threads, lambda line: print(line, flush=True)
+        loaded, regions, resolutions, maps_path, plots, threads, precision, lambda line: print(line, flush=True)
     )
     for name, scores in result["regions"].items():
         print("\n" + table({"emulator": loaded.name, "region": name} | scores))
