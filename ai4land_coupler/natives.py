@@ -178,7 +178,7 @@ class Lines:
         kept = place < width
         values: NDArray = np.zeros((nrow, width), dtype)
         values[row[kept], place[kept]] = of_cells[start:stop][kept]
-        return values if ncol == width else values[:, np.arange(ncol) % nlon]
+        return values if ncol == width else values.take(np.arange(ncol) % nlon, axis=1)
 
 
 def _narrow(packed: Packed) -> Packed:

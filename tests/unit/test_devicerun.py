@@ -7,7 +7,7 @@ import pytest
 import small_emulator
 import torch
 
-from ai4land_coupler import constraint_torch
+from ai4land_coupler import constraint_torch, device
 from ai4land_coupler.device import Device, _first_of_each, exact, visible
 from ai4land_coupler.devicerun import DeviceRunner, runner_on
 from ai4land_coupler.domain import base_state
@@ -192,6 +192,18 @@ def test_the_processor_keeps_its_own_runner(emulator: Emulator) -> None:
     assert Device("cuda", "A model", 0, (0,)).precision("auto") == "bfloat16"
     assert Device("cuda", "A model", 0, (0,)).precision("float32") == "float32"
     assert Device("cuda", "A model", 3, (0,)).torch_device == torch.device("cuda", 3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "auto"),
+    [({"avx2", "amx_bf16"}, "bfloat16"), ({"avx512f", "avx512_bf16"}, "bfloat16"), ({"avx2", "avx512f"}, "float32")],
+)
+def test_auto_follows_the_instructions_of_the_processor(
+    flags: set[str], auto: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "processor_flags", lambda: frozenset(flags))
+    asked = ("auto", "float32", "bfloat16")
+    assert [Device().precision(precision) for precision in asked] == [auto, "float32", "bfloat16"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")

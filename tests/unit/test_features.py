@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import small_emulator
 
+from ai4land_coupler import kernel
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import EmulatorError
 from ai4land_coupler.features import (
@@ -23,7 +24,7 @@ from ai4land_coupler.features import (
 )  # fmt: skip
 from ai4land_coupler.grids import RegularGrid
 from ai4land_coupler.natives import Lines, Places, Window, bilinear, box_sums
-from ai4land_coupler.settlements import SETTLEMENTS, Settlements
+from ai4land_coupler.settlements import LISTED, SETTLEMENTS, Settlements
 from ai4land_coupler.training.data.dataset import FIRST_INPUTS
 
 
@@ -74,6 +75,36 @@ def test_windows_have_the_bits_of_the_globe(emulator: Emulator, window: tuple[in
     row, col, nrow, ncol = window
     cols = np.arange(col, col + ncol) % emulator.fine.nlon
     assert np.array_equal(features.window(*window), globe[:, row : row + nrow][:, :, cols])
+
+
+@pytest.mark.skipif(not kernel.ready(), reason="the kernel is not built: pip install -e .")
+@pytest.mark.parametrize("window", [(-16, 280, 60, 75), (13, 295, 37, 61), (130, -30, 30, 400)])
+def test_the_kernel_makes_the_bits_of_numpy(
+    emulator: Emulator, window: tuple[int, int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Past a pole, over the date line, and over it twice."""
+    features = StaticFeatures(emulator)
+    ours = features.normalised(*window)
+    monkeypatch.setattr(kernel, "_module", None)
+    assert np.array_equal(features.normalised(*window), ours)
+
+
+@pytest.mark.skipif(not kernel.ready(), reason="the kernel is not built: pip install -e .")
+def test_roots_of_sums_listed_and_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums on either side of the last one whose root is in the list, and far above."""
+    fine, rng = RegularGrid(90, 180), np.random.default_rng(4)
+    cells = np.sort(rng.choice(90 * 180, 2000, replace=False)).astype(np.int32)
+    few = Lines(cells, rng.integers(1, 3, 2000).astype(np.int16), 1.0)
+    many = Lines(cells, rng.choice([1, LISTED - 1, LISTED, 30_000], 2000).astype(np.int16), 0.1)
+    window = Window(fine, 10, 150, 50, 60)
+    ours = Settlements(few, many).fields(window)
+    monkeypatch.setattr(kernel, "_module", None)
+    theirs = Settlements(few, many).fields(window)
+    assert list(ours) == list(theirs) == list(SETTLEMENTS)
+    assert all(np.array_equal(ours[name], theirs[name]) for name in SETTLEMENTS)
+    single = theirs["people_1"] ** 4
+    assert single.max() > 2900
+    assert np.isclose(single, 0.1 * (LISTED - 1)).any()
 
 
 def test_past_the_poles_all_is_zero(emulator: Emulator) -> None:

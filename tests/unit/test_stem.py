@@ -1,5 +1,8 @@
 """The kept part of the network's first layer: the plain network's answer, whatever was asked for before."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import small_emulator
@@ -9,6 +12,7 @@ from ai4land_coupler import kernel
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.features import coarse_window
 from ai4land_coupler.stem import Stem, _rectangles
+from ai4land_coupler.unet import UNet
 
 HALO, SIZE = 48, 136
 FLOAT16 = 2.0**-11
@@ -56,8 +60,27 @@ def test_the_same_bits_whatever_was_made_before(emulator: Emulator, monkeypatch:
     for at, expected in zip(windows[::-1], alone[::-1], strict=True):
         assert torch.equal(together.window(at, (SIZE, SIZE), given(emulator, *at)[0], (2, 2)), expected)
     monkeypatch.setattr(kernel, "_module", None)
-    again = together.window(windows[0], (SIZE, SIZE), given(emulator, *windows[0])[0], (2, 2))
-    assert torch.equal(again, alone[0])
+    for stem in together, Stem(emulator, net):
+        again = stem.window(windows[0], (SIZE, SIZE), given(emulator, *windows[0])[0], (2, 2))
+        assert torch.equal(again, alone[0])
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="this system does not list the threads of a process")
+def test_threads_that_make_blocks_call_no_others(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that has just begun would start a team of OpenMP of its own, and both would wait for the processor."""
+    torch.set_num_threads(2)
+    net, seen, made = emulator.network(), list[int](), UNet.stem_of_seen
+    before = len(os.listdir("/proc/self/task"))
+
+    def counted(self: UNet, block: torch.Tensor) -> torch.Tensor:
+        answer = made(self, block)
+        seen.append(len(os.listdir("/proc/self/task")))
+        return answer
+
+    monkeypatch.setattr(UNet, "stem_of_seen", counted)
+    Stem(emulator, net).prepare([((row, 0), (SIZE, SIZE)) for row in (-48, 32, 72)], threads=2)
+    assert max(seen) <= before + 1
+    assert torch.get_num_threads() == 2
 
 
 @torch.inference_mode()
