@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ai4land_coupler import console, provenance
+from ai4land_coupler import console, isolation, provenance
 from ai4land_coupler.ahead import Ahead
 from ai4land_coupler.comm import Communicator
 from ai4land_coupler.config import Config
@@ -44,7 +44,7 @@ class Component:
 
     def __init__(
         self, config: Config, comm: Communicator, emulator: Emulator, device: Device, precision: str,
-        statics: Callable[[], StaticFeatures],
+        statics: StaticFeatures,
     ) -> None:  # fmt: skip
         self.config = config
         self.device = device
@@ -75,15 +75,12 @@ class Component:
                 with private.whole():
                     console.show_log(private.rank)
                     agreed: Config = private.bcast(_load(config) if private.rank == 0 else None)
-                    device = Device.agreed(private, agreed.device, agreed.workers.per_device)
-                    precision = agreed_precision(private, device, agreed.precision)
                     emulator = Emulator.load(agreed.emulator)
-                    statics = Ahead(lambda: StaticFeatures(emulator))
-                    statics.start()
-                    try:
-                        made = cls(agreed, private, emulator, device, precision, statics.result)
-                    finally:
-                        statics.wait()
+                    with _reading(emulator) as statics:
+                        isolation.load_torch()
+                        device = Device.agreed(private, agreed.device, agreed.workers.per_device)
+                        precision = agreed_precision(private, device, agreed.precision)
+                        made = cls(agreed, private, emulator, device, precision, statics.result())
                 made._open_record(private)
                 return made
         except BaseException:
@@ -459,14 +456,24 @@ class Component:
         return Answer.of(self._alive(), years.fields, years.domain.hosts.own.cell_id, self.held or "")
 
 
+@contextmanager
+def _reading(emulator: Emulator) -> Iterator[Ahead[StaticFeatures]]:
+    """A thread that reads an emulator's static fields, while torch is imported."""
+    statics = Ahead(lambda: StaticFeatures(emulator))
+    statics.start()
+    try:
+        yield statics
+    finally:
+        statics.wait()
+
+
 def _runner(
-    config: Config, emulator: Emulator, device: Device, precision: str, statics: Callable[[], StaticFeatures]
+    config: Config, emulator: Emulator, device: Device, precision: str, statics: StaticFeatures
 ) -> "TileRunner":
-    """What runs the tiles; torch is imported while a thread still reads the static fields."""
     from ai4land_coupler.devicerun import runner_on
 
     mode, workers = config.constraint.mode, config.workers
-    return runner_on(device, emulator, mode, precision, workers.threads, workers.per_device, statics())
+    return runner_on(device, emulator, mode, precision, workers.threads, workers.per_device, statics)
 
 
 def _refuse_different_years(comm: Communicator, year: int) -> None:

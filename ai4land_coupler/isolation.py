@@ -8,10 +8,12 @@ import importlib
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
-BUNDLING = ("numpy", "torch", "netCDF4", "safetensors.torch")
-"""Modules whose wheels bring libraries that climate models link too."""
+FIRST, LATER = ("numpy", "netCDF4"), ("torch", "safetensors.torch")
+"""Modules whose wheels bring libraries that climate models link too; the later ones take a second or two."""
+
+_apart = False
 
 
 @contextmanager
@@ -26,14 +28,25 @@ def deepbind() -> Iterator[None]:
 
 
 def load() -> None:
-    """Import every module that bundles libraries, so that no later import has to think of it.
+    """Import the first of the modules that bundle libraries, and have `load_torch` import the others in the same way.
 
     What an import adds to the environment is taken back: netCDF4 sets HDF5_PLUGIN_PATH, where the host's HDF5 would
     then look for filters.
     """
+    global _apart
+    _apart = True
+    _import(FIRST)
+
+
+def load_torch() -> None:
+    """Import torch, beside the host's libraries where `load` was called; before anything else imports it."""
+    _import(LATER)
+
+
+def _import(names: tuple[str, ...]) -> None:
     before = set(os.environ)
-    with deepbind():
-        for name in BUNDLING:
+    with deepbind() if _apart else nullcontext():
+        for name in names:
             importlib.import_module(name)
-    for name in set(os.environ) - before:
+    for name in set(os.environ) - before if _apart else ():
         del os.environ[name]

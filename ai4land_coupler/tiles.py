@@ -190,14 +190,17 @@ class TileWork:
         prior: NDArray[np.uint8] | None = None,
     ) -> "TileWork":
         """From totals (K, w) and where among them the cells of the tile's surroundings stand, (ny, nx), -1 for none."""
-        return cls(cells, np.where(window >= 0, totals[:, window], 0.0), from_base, before, prior)
+        around = totals.take(window, axis=1, mode="wrap")
+        if window.min(initial=0) < 0:
+            around[:, window < 0] = 0.0
+        return cls(cells, around, from_base, before, prior)
 
     @property
     def rim(self) -> int:
         """Coarse cells around the tile on each side."""
         return (self.totals.shape[1] - self.cells.tile.size // self.cells.ratio) // 2
 
-    @property
+    @functools.cached_property
     def wanted(self) -> NDArray[np.float64]:
         """Totals of the coarse cells of `cells`, (m, K)."""
         row, column = np.divmod(self.cells.blocks, self.cells.tile.size // self.cells.ratio)
