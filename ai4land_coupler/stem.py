@@ -138,11 +138,13 @@ class Stem:
         fine, network = 2 * self._side, self._network
         window = down.start * fine, across.start * fine, len(down) * fine, len(across) * fine
         statics = self._static.normalised(*window)
-        for y, x in np.argwhere(lacking).tolist():
+        width = self._moving.shape[1]
+        room = np.empty((np.count_nonzero(lacking), self._side, self._side, width), np.float16)
+        for kept, (y, x) in zip(room, np.argwhere(lacking).tolist(), strict=True):
             # one by one: the bits of a convolution depend on the size of what it is given
             block = self._seen(statics, (y * fine, x * fine), fine)
             made = network.stem_of_seen(block)[0].permute(1, 2, 0).clamp(-LARGEST, LARGEST)
-            kept = torch.where(made.abs() < LEAST, 0.0, made).half().contiguous().numpy()
+            torch.from_numpy(kept).copy_(torch.where(made.abs() < LEAST, 0.0, made))
             place = down[y] + self._past, across[x] % self._kept.shape[1]
             self._kept[place], self._address[place] = kept, kept.ctypes.data
 
