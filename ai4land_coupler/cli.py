@@ -17,6 +17,12 @@ app = typer.Typer(
 )
 
 
+class Precision(StrEnum):
+    """What `--precision` takes."""
+
+    AUTO, FLOAT32, BFLOAT16 = "auto", "float32", "bfloat16"
+
+
 class EngineName(StrEnum):
     """Engines that make weights."""
 
@@ -194,11 +200,12 @@ def bench(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of report.json and index.html.")] = Path("output/bench"),
     steps: Annotated[int | None, typer.Option(min=1, help="Steps measured on one rank; 3 where left out.")] = None,
+    precision: Annotated[Precision, typer.Option(help="Of the network.")] = Precision.AUTO,
 ) -> None:
     """Measure what a step costs beside the bare U-Net on this machine, as ratios taken in turn in one run."""
     from ai4land_coupler.bench import command
 
-    command.bench(quick, emulator, host, out, steps)
+    command.bench(quick, emulator, host, out, steps, precision)
 
 
 @app.command()
@@ -293,9 +300,7 @@ def evaluate(
     plots: Annotated[Path | None, typer.Option(help="Folder for drawings.")] = None,
     card: Annotated[bool, typer.Option("--card", help="Put the scores into the emulator's record and card.")] = False,
     threads: Annotated[int | None, typer.Option(help="Threads; all cores where left out.")] = None,
-    precision: Annotated[
-        str, typer.Option(help="Of the network: float32, in which cards are, bfloat16 or auto.")
-    ] = "float32",
+    precision: Annotated[Precision, typer.Option(help="Of the network; cards are in float32.")] = Precision.FLOAT32,
     run: Annotated[
         Path | None, typer.Option(help="Instead: score the ai4land_YYYY.nc of a run, with --observed.")
     ] = None,

@@ -159,9 +159,12 @@ class TileRunner:
         if not rest.size:
             return
         pixels = self._pixels(work, rest)
-        base = self._emulator.base_map().reshape(-1)[pixels.cell_id - 1]
-        only = (work.wanted[rest].argmax(axis=1) + 1).astype(np.uint8)
-        fill(pixels, np.where(work.from_base[rest][pixels.cell], base, only[pixels.cell]), fractions, classes)
+        each, from_base = np.diff(pixels.first), work.from_base[rest]
+        label = np.repeat((work.wanted[rest].argmax(axis=1) + 1).astype(np.uint8), each)
+        if from_base.any():
+            shown = np.repeat(from_base, each)
+            label[shown] = self._emulator.base_map().reshape(-1)[pixels.cell_id[shown] - 1]
+        fill(pixels, label, fractions, classes)
 
     def _changed(self, work: TileWork, before: NDArray[np.float64], run: Index, answer: Answer) -> TileFields:
         """The base map, changed in the coarse cells that were run."""

@@ -51,11 +51,13 @@ FULL = Size(3, 2, 2500, 200, 2**23, 60, 360, 30, 4096)
 QUICK = Size(2, 1, 500, 30, 2**17, 12, 45, 5, 64)
 
 
-def bench(quick: bool, emulator: str, host: Path | None, out: Path, steps: int | None = None) -> dict[str, Any]:
+def bench(
+    quick: bool, emulator: str, host: Path | None, out: Path, steps: int | None = None, precision: str = "auto"
+) -> dict[str, Any]:
     """Measure, write report.json and a page into `out`, print the table and return the report.
 
     quick: a small made-up emulator in place of `emulator`, and few repeats; only to see that everything runs. host: the
-    Fortran host, or None; steps: how many are measured on one rank, one less on two.
+    Fortran host, or None; steps: how many are measured on one rank, one less on two; precision: of the network.
     Raises UsageError under mpirun, MPIError where a program fails, OutputError.
     """
     console.show_log(0)
@@ -70,13 +72,13 @@ def bench(quick: bool, emulator: str, host: Path | None, out: Path, steps: int |
     layouts = [(1, 1), (2, 1)] if quick else [(1, cores), (2, max(cores // 2, 1))]
     with tempfile.TemporaryDirectory(prefix="ai4land_bench_") as room:
         programs = runs.Programs(find_launcher(), sys.executable, host and host.resolve(), Path(room))
-        found = _measure(programs, size, layouts, "" if quick else emulator)
+        found = _measure(programs, size, layouts, "" if quick else emulator, precision)
         if not quick:
             found.growth["ranks"] = found.attempt((), lambda: _ranks(programs)) or {}
     said = found.emulator
     what = "quick, the bars are for the shipped emulator" if quick else said["emulator"]
     made = report.document(found.all_figures(), about, {
-        "about": f"{what}; steps by {programs.what}; {time.monotonic() - began:.0f} s",
+        "about": f"{what}, {said['precision']}; steps by {programs.what}; {time.monotonic() - began:.0f} s",
         "load_average_after": list(os.getloadavg()),
         "quick": quick, "emulator": said, "layouts": [layout.entry() for layout in found.layouts],
         "hooks": found.hooks, **found.sections, "growth": found.growth, "failures": found.failures,
@@ -116,10 +118,12 @@ class Found:
         return [*self.figures, *missing]
 
 
-def _measure(programs: runs.Programs, size: Size, layouts: list[tuple[int, int]], emulator: str) -> Found:
+def _measure(
+    programs: runs.Programs, size: Size, layouts: list[tuple[int, int]], emulator: str, precision: str
+) -> Found:
     """Everything, one after another."""
     found, folder = Found(), programs.folder
-    job = {"emulator": emulator, "layouts": layouts, "bytes": size.large_bytes}
+    job = {"emulator": emulator, "layouts": layouts, "bytes": size.large_bytes, "precision": precision}
     waited: list[float] = []
     with programs.worker("worker1", *layouts[0]) as worker, programs.model("model1", *layouts[0]) as model:
         found.emulator = said = _do(worker, "prepare", folder, job)
@@ -177,7 +181,7 @@ def _ranks(programs: runs.Programs) -> dict[str, Any]:
     folder = programs.folder / "small"
     folder.mkdir()
     with programs.worker("small", 1, 1) as worker:
-        _do(worker, "prepare", folder, {"emulator": "", "layouts": [(1, 1)], "bytes": 0})
+        _do(worker, "prepare", folder, {"emulator": "", "layouts": [(1, 1)], "bytes": 0, "precision": "auto"})
     return runs.ranks(programs, folder, (1, 2, 4))
 
 
