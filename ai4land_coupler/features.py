@@ -168,9 +168,11 @@ class StaticFeatures:
         anywhere = name in INTERPOLATED and name not in self._stored
         if not anywhere and native.packed.shape != (self.fine.nlat, self.fine.nlon):
             raise EmulatorError(f"static field {name} is not on the fine grid")
-        if name == CLIMATE_CLASS and "climate_class" in self._groups:
-            low, high = native.packed.min(), native.packed.max()
-            plain = self.channels[-1] == Channel(CLIMATE_CLASS)
+        if name == CLIMATE_CLASS:
+            ends = np.array([native.packed.min(), native.packed.max()])
+            low, high = native.unpack(ends) if name in self._stored else ends
+            last = self.channels[-1]
+            plain = (last.name, last.mean, last.std) == (CLIMATE_CLASS, 0.0, 1.0)
             if low < 0 or high > CLIMATE_CLASSES or not plain:
                 raise EmulatorError(
                     f"{CLIMATE_CLASS}: expected the last channel, mean 0 and std 1, of 0 to {CLIMATE_CLASSES}; "

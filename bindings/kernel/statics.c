@@ -78,7 +78,8 @@ void kernel_settled(int64_t rows, int64_t columns, int64_t rim, const int64_t *v
             boxes(columns, width, 2 * radius[r] + 1, room + (y + corner) * width + corner, of_row);
             for (int64_t x = 0; x < columns; x++) {
                 const int64_t people = of_row[x];
-                out[x] = people < listed ? root[people] : (float)sqrt(sqrt((double)people * scale));
+                const int is_listed = people >= 0 && people < listed; /* a file may hold anything */
+                out[x] = is_listed ? root[people] : (float)sqrt(sqrt((double)people * scale));
             }
         }
         for (int64_t s = 0; s < shares; s++) {

@@ -7,7 +7,7 @@ import pytest
 
 from ai4land_coupler.emulator import FILES, Emulator, sha256_of
 from ai4land_coupler.training.data.dataset import SOUTH_AMERICA, Box
-from ai4land_coupler.training.scores.evaluate import evaluate
+from ai4land_coupler.training.scores.evaluate import alone, evaluate, evaluate_regions
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +53,15 @@ def test_it_holds_on_a_withheld_block(emulator: Emulator, record: dict) -> None:
     scores = evaluate(emulator, ",".join(str(block[key]) for key in ("lon0", "lon1", "lat0", "lat1")))["mixed"]
     assert scores["argmax_over_majority"] >= 0.02
     assert scores["quota_over_random"] >= 0.05
+
+
+def test_bfloat16_keeps_the_scores(emulator: Emulator) -> None:
+    """Margins and log loss move by less than 0.002, and something does move."""
+    exact, short = (
+        alone(evaluate_regions(emulator, ["22,34,-28,-16"], precision=precision))["mixed"]
+        for precision in ("float32", "bfloat16")
+    )
+    margins = "argmax_over_majority", "quota_over_random"
+    assert max(abs(exact[name] - short[name]) for name in margins) < 0.002
+    assert abs(exact["log_loss"]["ratio"] - short["log_loss"]["ratio"]) < 0.002
+    assert exact != short
