@@ -208,9 +208,14 @@ def bilinear(
     values: NDArray[np.float32], row: Index, north: NDArray[np.float32], column: Index, east: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Values between those of a coarser grid (.., width): `north` of the way from row[y] to the next, as columns."""
+    for places, there in zip((row, column), values.shape, strict=True):
+        if places.min() < 0 or places.max() + 1 >= there:
+            raise IndexError(
+                f"places {places.min()} to {places.max()} and the next of {there} are expected to be there"
+            )
     out, room = np.empty((row.size, column.size), np.float32), np.empty(values.shape[1], np.float32)
-    places = _pointer(row), _pointer(north), _pointer(column), _pointer(east)
-    _lib().kernel_bilinear(*out.shape, room.size, _pointer(values), *places, _pointer(room), _pointer(out))
+    parts = _pointer(row), _pointer(north), _pointer(column), _pointer(east)
+    _lib().kernel_bilinear(*out.shape, room.size, _pointer(values), *parts, _pointer(room), _pointer(out))
     return out
 
 

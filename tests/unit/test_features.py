@@ -166,9 +166,9 @@ def test_climate_classes_beyond_what_is_embedded_are_refused(emulator: Emulator,
     with netCDF4.Dataset(folder / "statics.nc", "a") as data:
         data.set_auto_scale(False)
         data["climate_class"][5, 7] = 31
+    statics = *emulator.statics[:-1], dataclasses.replace(emulator.statics[-1], stored=stored)
     with pytest.raises(EmulatorError, match="0 to 31"):
-        last = dataclasses.replace(emulator.statics[-1], stored=stored)
-        StaticFeatures(dataclasses.replace(emulator, path=folder, statics=(*emulator.statics[:-1], last)))
+        StaticFeatures(dataclasses.replace(emulator, path=folder, statics=statics))
 
 
 def test_unknown_channels_are_named(emulator: Emulator) -> None:
