@@ -221,7 +221,7 @@ def bilinear(
 
 def normalise(planes: NDArray[np.float32], mean: NDArray[np.float32], std: NDArray[np.float32], limit: float) -> None:
     """(x - mean) / std, within -limit and limit, of each plane (C, ..), in place."""
-    parts = _pointer(mean), _pointer(std), limit, _pointer(planes.reshape(len(planes), -1))
+    parts = _pointer(mean), _pointer(std), limit, _pointer(planes)
     _lib().kernel_normalise(len(planes), planes[0].size, *parts)
 
 
