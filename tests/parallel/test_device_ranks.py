@@ -20,7 +20,8 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def launch(emulator: Path, out: Path, ranks: int, per_device: int, devices: int, *options: object):
-    return mpirun(ranks, sys.executable, PROGRAM, per_device, devices, emulator, out, "random", *options)
+    words = per_device, devices, emulator, out, "random", "--precision", "float32"
+    return mpirun(ranks, sys.executable, PROGRAM, *words, *options)
 
 
 def run(emulator: Path, out: Path, ranks: int, per_device: int, *options: object) -> dict[str, np.ndarray]:
@@ -36,7 +37,7 @@ def test_ranks_that_own_no_device_change_no_bit(emulator: Path, tmp_path: Path) 
     one = run(emulator, tmp_path / "one.npz", 1, 1, "--years", "2001")
     more = run(emulator, tmp_path / "more.npz", 3, 1, "--years", "2001", "--restart-to", kept, "--output", years)
     assert differences(one, more) == []
-    ours = run_on_processors(emulator, tmp_path / "cpu.npz", 1, "bands", "--years", "2001")
+    ours = run_on_processors(emulator, tmp_path / "cpu.npz", 1, "bands", "--precision", "float32", "--years", "2001")
     for name in small_emulator.LEGEND:
         np.testing.assert_allclose(one[f"fine_{name}"], ours[f"fine_{name}"], rtol=0, atol=1e-4)
         np.testing.assert_allclose(one[f"host_{name}"], ours[f"host_{name}"], rtol=0, atol=1e-4)

@@ -8,6 +8,8 @@ import pytest
 import small_emulator
 from mpi import environment, launcher
 
+from ai4land_coupler.device import choose_precision
+
 GRID = ("--grid", "latlon:22.5")
 
 
@@ -36,9 +38,10 @@ def test_every_run_has_the_same_bits(emulator: Path, tmp_path: Path) -> None:
 def test_a_run_in_another_precision_is_named(emulator: Path, tmp_path: Path) -> None:
     """The launcher is a script that changes the precision of what runs on one of two ranks."""
     script = tmp_path / "launch.sh"
+    other = {"float32": "bfloat16", "bfloat16": "float32"}[choose_precision("auto")]
     script.write_text(
         "n=$1; shift; for job; do :; done\n"
-        'if [ "$n" = 2 ]; then sed -i "s/precision: auto/precision: bfloat16/" "$job"; fi\n'
+        f'if [ "$n" = 2 ]; then sed -i "s/precision: auto/precision: {other}/" "$job"; fi\n'
         f'exec {" ".join(launcher())} -n "$n" "$@"\n'
     )
     (tmp_path / "room").mkdir()

@@ -75,6 +75,7 @@ def main() -> None:
     parser.add_argument("--bad", type=int, help="a year in which the last rank puts NaN")
     parser.add_argument("--hold", action="store_true")
     parser.add_argument("--mode", default="level", help="constraint.mode")
+    parser.add_argument("--precision", default="auto")
     parser.add_argument("--backward", action="store_true")
     parser.add_argument("--subset", action="store_true", help="leave out world rank 0")
     args = parser.parse_args()
@@ -92,6 +93,7 @@ def host(args: argparse.Namespace, comm: MPI.Comm) -> None:
     regrid = RegridConfig(engine=args.engine, cache=args.cache)
     output = OutputConfig(folder=args.output, fractions="all") if args.output else None
     config = Config(
+        precision=args.precision,
         emulator=args.emulator, regrid=regrid, output=output, lag=args.lag,
         on_bad_input="hold" if args.hold else "fail", constraint=ConstraintConfig(mode=args.mode),
         time="backward" if args.backward else "forward",

@@ -21,7 +21,7 @@ per_device, devices = int(sys.argv.pop(1)), int(sys.argv.pop(1))
 device.KIND = "cpu"
 device.visible = lambda: [(f"id {i}", "a made-up GPU") for i in range(devices)]
 workers = WorkersConfig(per_device=per_device)
-deal.Config = functools.partial(Config, device="cuda", workers=workers, precision="float32")
+deal.Config = functools.partial(Config, device="cuda", workers=workers)
 try:
     deal.main()
 except CouplerError as error:
