@@ -190,7 +190,7 @@ class TileWork:
         prior: NDArray[np.uint8] | None = None,
     ) -> "TileWork":
         """From totals (K, w) and where among them the cells of the tile's surroundings stand, (ny, nx), -1 for none."""
-        around = totals.take(window, axis=1, mode="wrap")
+        around = totals.take(window, axis=1)
         if window.min(initial=0) < 0:
             around[:, window < 0] = 0.0
         return cls(cells, around, from_base, before, prior)
