@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from ai4land_coupler.errors import CouplerError, GridError, RegridError
 from ai4land_coupler.grids import EARTH_RADIUS, HostGrid
 from ai4land_coupler.regrid import esmfmk, esmfstart
+from ai4land_coupler.regrid.draws import own_draws
 from ai4land_coupler.regrid.greatcircle import GreatCircleEngine, Shares, Task
 from ai4land_coupler.regrid.overlap import Overlap
 from ai4land_coupler.regrid.polygons import Polygons
@@ -149,6 +150,7 @@ def _loaded() -> tuple[esmfmk.MakeFile, ctypes.CDLL]:
     return makefile, esmfstart.load(makefile)
 
 
+@own_draws()
 def _launch(makefile: esmfmk.MakeFile, library: ctypes.CDLL, comm: Any) -> None:
     """Start ESMF and bring esmpy to use it; collective over the communicator."""
     global _state
@@ -196,6 +198,7 @@ def _keep_running(esmpy: Any) -> None:
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(manager))
 
 
+@own_draws()
 def _shares(running: _Running, source: Polygons, target: Polygons, comm: Any = None) -> Shares:
     """Shares of target cells of this rank: row local, col counted over all ranks."""
     if comm is None and not (source.count.size and target.count.size):
