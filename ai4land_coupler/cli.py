@@ -331,6 +331,8 @@ def evaluate(
 
         runscore.command(run, observed, base, json, plots)
         return
+    if card and precision != Precision.FLOAT32:
+        raise typer.BadParameter("--card: the scores of a card are in float32; leave --precision out")
     degrees = _degrees(resolution)
     scoring.command(emulator, region or ["south-america"], degrees, json, maps, plots, card, threads, precision)
 

@@ -36,6 +36,7 @@ OVERLAP_TOLERANCE = 1e-4
 
 _BLOCK = 1 << 19
 _MOST_LISTED = 4
+"""Times the values that there are, up to which `_distinct` lists all that they could be."""
 _TURN = 1000.0
 
 

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 import small_emulator
+from typer.testing import CliRunner
 
+from ai4land_coupler.cli import app
 from ai4land_coupler.emulator import Emulator, sha256_of, shipped_names
 from ai4land_coupler.errors import EmulatorError
 from ai4land_coupler.training.scores import card
@@ -82,3 +84,9 @@ def test_scores_of_other_weights_are_refused(tmp_path: Path) -> None:
     folder = small_emulator.build(tmp_path / "small")
     with pytest.raises(EmulatorError, match="scores are of weights"):
         card.add_scores(folder, {"emulator": "small", "weights_sha256": "0" * 64, "regions": {}})
+
+
+def test_a_card_has_scores_in_float32_alone() -> None:
+    asked = CliRunner().invoke(app, ["evaluate", "--card", "--precision", "bfloat16"])
+    assert asked.exit_code == 2
+    assert "float32" in asked.output

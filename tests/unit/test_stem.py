@@ -69,6 +69,7 @@ def test_the_same_bits_whatever_was_made_before(emulator: Emulator, monkeypatch:
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="this system does not list the threads of a process")
 def test_threads_that_make_blocks_call_no_others(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that has just begun would start a team of OpenMP of its own, and both would wait for the processor."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(2)
     net, made, makers, begun = emulator.network(), UNet.stem_of_seen, set[int](), set[str]()
     large, weight = torch.rand(1, 16, 128, 128), torch.rand(16, 16, 3, 3)  # worth the work of several
@@ -82,9 +83,11 @@ def test_threads_that_make_blocks_call_no_others(emulator: Emulator, monkeypatch
 
     monkeypatch.setattr(UNet, "stem_of_seen", watched)
     Stem(emulator, net).prepare([((row, 0), (SIZE, SIZE)) for row in (-48, 32, 72)], threads=2)
+    left = torch.get_num_threads()
+    torch.set_num_threads(threads)
     assert len(makers) == 2
     assert not begun
-    assert torch.get_num_threads() == 2
+    assert left == 2
 
 
 @torch.inference_mode()
