@@ -55,39 +55,51 @@ class Ahead(Generic[T]):
         return self._made[0]
 
 
-def side_by_side(work: Callable[[S], T], items: list[S], threads: int) -> list[T]:
+def side_by_side(
+    work: Callable[[S], T], items: list[S], threads: int, done: Callable[[], None] | None = None
+) -> list[T]:
     """work(item) of each item, by this thread and others, `threads` in all; raises the error of the first that has one.
 
-    The items are taken out of their list, and each is dropped once it is done.
+    The items are taken out of their list, and each is dropped once it is done. `done` is called once an item, always by
+    this thread; what it raises is raised before any other error.
     """
-    rest, count = deque(enumerate(items)), len(items)
+    rest, count, told = deque(enumerate(items)), len(items), 0
     items.clear()
-    done: dict[int, T] = {}
+    made: dict[int, T] = {}
     failed: dict[int, BaseException] = {}
 
-    def take_turns() -> None:
+    def tell() -> None:
+        nonlocal told
+        while done is not None and told < len(made):
+            told += 1
+            done()
+
+    def take_turns(between: Callable[[], None]) -> None:
         while rest:
             try:
                 i, item = rest.popleft()
             except IndexError:  # another thread was faster
                 return
             try:
-                done[i] = work(item)
+                made[i] = work(item)
             except BaseException as error:
                 rest.clear()
                 failed[i] = error
+            del item
+            between()
 
-    others = [Ahead(take_turns) for _ in range(min(threads, count) - 1)]
+    others = [Ahead(lambda: take_turns(lambda: None)) for _ in range(min(threads, count) - 1)]
     try:
         for other in others:
             other.start()
-        take_turns()
+        take_turns(tell)
     finally:
         rest.clear()
         for other in others:
             other.wait()
+    tell()
     if failed:
         raise failed[min(failed)]
     for other in others:
         other.result()
-    return [done[i] for i in range(count)]
+    return [made[i] for i in range(count)]

@@ -8,6 +8,7 @@ Has not yet run on a GPU: tests run every line on torch's CPU device.
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from ai4land_coupler.pixels import Answer, Logits
 from ai4land_coupler.stem import LARGEST
 from ai4land_coupler.tiles import TileCells, TileFields, TileWork
 from ai4land_coupler.timing import Stopwatch
+from ai4land_coupler.unetconfig import REACH
 
 SHARE = 0.6
 """Of the device's memory that is free at the start, what static inputs may take of the device, all its ranks together;
@@ -33,10 +35,10 @@ tiles beyond that are handed over anew each year."""
 class Resident:
     """What of a tile with m coarse cells of n fine cells does not change from year to year, on a device.
 
-    static (w0, side / 2, side / 2) float16: what the stem makes of the static fields, with the halo; area (m, n)
-    float64, m2, 0 where nothing is delivered; base (m, n) uint8: the base map; places: of its pixels; slot (cells,)
-    int64: place of each delivered cell in (m, n); around (side,) int64: the coarse cell of the tile's surroundings that
-    each row, and each column, with the halo lies in.
+    static (w0, side / 2, side / 2) float16: what the stem makes of the static fields, REACH around included; area
+    (m, n) float64, m2, 0 where nothing is delivered; base (m, n) uint8: the base map; places: of its pixels; slot
+    (cells,) int64: place of each delivered cell in (m, n); around (side,) int64: the coarse cell of the tile's surroundings that
+    each row, and each column, with the REACH around lies in.
     """
 
     static: Tensor
@@ -92,7 +94,7 @@ class DeviceRunner(TileRunner):
         """sharing: how many ranks use the device, and share its memory; statics: as of TileRunner."""
         super().__init__(emulator, mode, precision, threads, statics)
         self._on_device = emulator.network(str(device), precision)
-        self._device, self._resident = device, dict[int, Resident]()
+        self._device, self._resident, self._booking = device, dict[int, Resident](), Lock()
         self._room = SHARE * torch.cuda.mem_get_info(device)[0] / sharing if device.type == "cuda" else float("inf")
 
     def forget(self) -> None:
@@ -204,21 +206,21 @@ class DeviceRunner(TileRunner):
         """Nothing: the device makes it of each tile when that is run."""
 
     def _logits(self, work: TileWork, run: NDArray[np.int64], watch: Stopwatch) -> Answer:
-        """As `TileRunner._logits`, by the device."""
-        logits = self._whole(work, self._kept_of(work.cells), watch).index_select(0, self._to(run))
-        planes = logits.swapaxes(0, 1).flatten(1).contiguous().cpu().numpy()
+        """As `TileRunner._logits`, by the device; threads hand it their tiles in any order."""
+        with torch.inference_mode():
+            logits = self._whole(work, self._kept_of(work.cells), watch).index_select(0, self._to(run))
+            planes = logits.swapaxes(0, 1).flatten(1).contiguous().cpu().numpy()
         return lambda pixels: Logits(planes, pixels.cell * pixels.width + pixels.offset)
 
     def _whole(self, work: TileWork, kept: Resident, watch: Stopwatch) -> Tensor:
         """The network's answer (m, K, n) float32 for the coarse cells of a tile, run on all of it."""
-        halo, ratio, size = self._emulator.halo, work.cells.ratio, work.cells.tile.size
+        ratio, size = work.cells.ratio, work.cells.tile.size
         with watch.stage("features"):
             stem, prior = self._inputs(work, kept)
         with watch.stage("unet"):
-            logits = self._on_device.after_stem(stem, prior)
-            inner = logits[0, :, halo : halo + size, halo : halo + size].float()
+            logits = self._on_device.after_stem(stem, prior, REACH)[0].float()
             side = size // ratio
-            blocks = inner.reshape(-1, side, ratio, side, ratio).permute(1, 3, 0, 2, 4).reshape(side**2, -1, ratio**2)
+            blocks = logits.reshape(-1, side, ratio, side, ratio).permute(1, 3, 0, 2, 4).reshape(side**2, -1, ratio**2)
             return blocks.index_select(0, self._to(work.cells.blocks))
 
     def _inputs(self, work: TileWork, kept: Resident) -> tuple[Tensor, Tensor | None]:
@@ -227,8 +229,9 @@ class DeviceRunner(TileRunner):
         fractions = self._to(work.totals.astype(np.float32)).index_select(1, around).index_select(2, around)[None]
         prior = None
         if self._emulator.unet.prior:
-            side = around.shape[0]
-            given = self._to(np.zeros((side, side), np.uint8) if work.prior is None else work.prior)
+            side, edge = around.shape[0], self._emulator.halo - REACH
+            none = np.zeros((side, side), np.uint8)
+            given = self._to(none if work.prior is None else work.prior[edge : edge + side, edge : edge + side])
             kinds = torch.arange(1, len(self._legend) + 1, device=self._device)[:, None, None]
             prior = (given == kinds).float()[None]
         moving = self._on_device.moving_stem(fractions, prior)
@@ -239,22 +242,23 @@ class DeviceRunner(TileRunner):
         kept = self._resident.get(cells.tile.index)
         if kept is None:
             kept = self._prepared(cells)
-            if kept.nbytes <= self._room:
-                self._room -= kept.nbytes
-            else:
+            with self._booking:
+                fits = kept.nbytes <= self._room
+                self._room -= kept.nbytes if fits else 0
+            if not fits:
                 kept = kept.to(torch.device("cpu"))
             self._resident[cells.tile.index] = kept
         return kept.to(self._device)
 
     def _prepared(self, cells: TileCells) -> Resident:
         """From the emulator's files."""
-        emulator, tile, halo, ratio = self._emulator, cells.tile, self._emulator.halo, cells.ratio
-        side = tile.size + 2 * halo
-        statics = self._stem.statics(tile.row0 - halo, tile.col0 - halo, side, side)
+        emulator, tile, ratio = self._emulator, cells.tile, cells.ratio
+        side, rim = tile.size + 2 * REACH, -(-emulator.halo // ratio) * ratio
+        statics = self._stem.statics(tile.row0 - REACH, tile.col0 - REACH, side, side)
         made = self._on_device.static_stem(self._to(statics)[None])[0].clamp(-LARGEST, LARGEST)
         area = cells.block(emulator.fine.area_rows[cells.rows])
         base = cells.block(emulator.base_map().reshape(-1)[cells.cells])
-        around = (np.arange(side) - halo) // ratio - -halo // ratio
+        around = (np.arange(side) - REACH + rim) // ratio
         places = constraint_torch.Places.of(area > 0, cells.block(cells.cells + 1), self._device)
         return Resident(made.half(), self._to(area), self._to(base), places, self._to(cells.slot), self._to(around))
 

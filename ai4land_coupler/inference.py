@@ -1,6 +1,5 @@
 """From coarse totals to fine fractions, tile by tile: features, U-Net, closing, class map."""
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -18,14 +17,11 @@ from ai4land_coupler.pixels import Answer, Logits, Pixels, close, fill, means, q
 from ai4land_coupler.stem import Stem
 from ai4land_coupler.tiles import Tile, TileCells, TileDraft, TileFields, TileWork
 from ai4land_coupler.timing import Stopwatch
-from ai4land_coupler.unetconfig import STRIDE
+from ai4land_coupler.unetconfig import REACH, STRIDE
 
+S = TypeVar("S")
 T = TypeVar("T")
 Index = NDArray[np.int64]
-
-GROUP = 16
-"""Tiles that threads share out where there are several; their logits wait in memory."""
-
 
 class TileRunner:
     """Runs the emulator on the tiles of one rank; static features are kept from year to year."""
@@ -53,11 +49,11 @@ class TileRunner:
 
     def run(self, tiles: Iterable[TileWork], watch: Stopwatch, done: Callable[[], None]) -> list[TileFields]:
         """Fields of each tile; `done` is called after each. ConstraintError names the coarse cell it cannot close."""
-        return self._in_groups(self._closed, tiles, watch, done)
+        return self._after_network(self._closed, tiles, watch, done)
 
     def draft(self, tiles: Iterable[TileWork], watch: Stopwatch, done: Callable[[], None]) -> list[TileDraft]:
         """The first half of `run`: the network alone, given totals that are not final."""
-        return self._in_groups(self._drafted, tiles, watch, done)
+        return self._after_network(self._drafted, tiles, watch, done)
 
     def close(self, tiles: Iterable[TileWork], drafts: list[TileDraft], watch: Stopwatch) -> list[TileFields]:
         """The second half: fields of each tile from its draft and the final totals. ConstraintError as in `run`.
@@ -68,29 +64,50 @@ class TileRunner:
             (work, draft.run, draft.answer) for work, draft in zip(tiles, drafts, strict=True)
         ]
         drafts.clear()
-        return self._shared(self._closed, ran, watch)
 
-    def _in_groups(
-        self, after: Callable[[TileWork, Index, Answer], T], tiles: Iterable[TileWork], watch: Stopwatch,
+        def closed(one: tuple[TileWork, Index, Answer], own: Stopwatch) -> TileFields:
+            with own.stage("constraint"):
+                return self._closed(*one)
+
+        return self._each(closed, ran, watch)
+
+    def _after_network(
+        self, then: Callable[[TileWork, Index, Answer], T], tiles: Iterable[TileWork], watch: Stopwatch,
         done: Callable[[], None],
     ) -> list[T]:  # fmt: skip
-        """The network on tile after tile, then what comes `after` it for some of them at a time."""
-        results: list[T] = []
+        """What comes after the network's answer, of each tile."""
+        asked = [(work, self._unsettled(work)) for work in tiles]
         with self._torch():
-            for some in _groups(tiles, GROUP if self._threads > 1 else 1):
-                asked = [(work, self._unsettled(work)) for work in some]
-                with watch.stage("features"):
-                    self._prepare([one for one in asked if one[1].size])
-                ran = [(*one, self._run(*one, watch, done)) for one in asked]
-                results += self._shared(after, ran, watch)
-        return results
+            with watch.stage("features"):
+                self._prepare([one for one in asked if one[1].size])
 
-    def _shared(
-        self, after: Callable[[TileWork, Index, Answer], T], ran: list[tuple[TileWork, Index, Answer]], watch: Stopwatch
-    ) -> list[T]:
-        """What comes after the network, on as many threads as it had; a tile is one thread's. `ran` is used up."""
-        with watch.stage("constraint"):
-            return side_by_side(lambda one: after(*one), ran, self._threads)
+            def made(one: tuple[TileWork, Index], own: Stopwatch) -> T:
+                work, run = one
+                answer = self._logits(work, run, own) if run.size else self._silent
+                with own.stage("constraint"):
+                    return then(work, run, answer)
+
+            return self._each(made, asked, watch, done)
+
+    def _each(
+        self, work: Callable[[S, Stopwatch], T], items: list[S], watch: Stopwatch,
+        done: Callable[[], None] | None = None,
+    ) -> list[T]:  # fmt: skip
+        """work(item, watch) of each item. As many at a time as there are threads, each on its share of them."""
+        at_a_time = max(1, min(self._threads, len(items)))
+        watches, threads = list[Stopwatch](), self._threads // at_a_time
+
+        def one(item: S) -> T:
+            watches.append(own := Stopwatch())
+            if torch.get_num_threads() != threads:  # of this thread
+                torch.set_num_threads(threads)
+            return work(item, own)
+
+        with self._torch():
+            try:
+                return side_by_side(one, items, at_a_time, done)
+            finally:
+                watch.add(watches, at_a_time)
 
     @contextmanager
     def _torch(self) -> Iterator[None]:
@@ -106,14 +123,8 @@ class TileRunner:
     def _prepare(self, asked: list[tuple[TileWork, Index]]) -> None:
         """What the network is given of tiles and does not change from year to year, on all threads."""
         self._stem.prepare(
-            (self._window(work.cells.tile, *_reach(work.cells, run)) for work, run in asked), self._threads
+            (_window(work.cells.tile, *_reach(work.cells, run)) for work, run in asked), self._threads
         )
-
-    def _run(self, work: TileWork, run: Index, watch: Stopwatch, done: Callable[[], None]) -> Answer:
-        """The network's logits for the pixels of the coarse cells `run` (r,) of a tile."""
-        answer = self._logits(work, run, watch) if run.size else self._silent
-        done()
-        return answer
 
     def _silent(self, _: Pixels) -> Logits:
         return Logits(np.empty((self._legend.size, 0), np.float32), np.empty(0, np.int64))
@@ -185,39 +196,34 @@ class TileRunner:
 
     def _logits(self, work: TileWork, run: Index, watch: Stopwatch) -> Answer:
         """The network's answer for the coarse cells `run` of a tile, run on the rectangle that holds them."""
-        halo, cells = self._emulator.halo, work.cells
+        cells = work.cells
         rows, cols = _reach(cells, run)
         with watch.stage("features"), torch.inference_mode():
             given = self._given(work, rows, cols)
         with watch.stage("unet"), torch.inference_mode():
-            made = self._network.after_stem(*given)[0].float().contiguous().numpy()
-        start, width = (halo - rows.start, halo - cols.start), made.shape[2]
+            made = self._network.after_stem(*given, rim=REACH)[0].float().contiguous().numpy()
+        start, width = (-rows.start, -cols.start), made.shape[2]
         planes = made.reshape(len(made), -1)
         return lambda pixels: Logits(planes, cells.places(pixels.which, start, width))
 
     def _given(self, work: TileWork, rows: slice, cols: slice) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """What the network goes on from for rows and columns of a tile and the halo around them.
+        """What the network goes on from for rows and columns of a tile and the REACH around them.
 
         The stem's answer (1, width, ny / 2, nx / 2), and for a network that is given a prior map that map (1, K, ny,
         nx), one class a cell, all 0 where there is none. Both lie in memory channel by channel within a cell.
         """
-        halo, tile, ratio = self._emulator.halo, work.cells.tile, work.cells.ratio
-        start, size = self._window(tile, rows, cols)
-        corner = work.rim * ratio - halo + rows.start, work.rim * ratio - halo + cols.start
+        start, size = _window(work.cells.tile, rows, cols)
+        inner = work.rim * work.cells.ratio - REACH
+        corner = inner + rows.start, inner + cols.start
         before = None
         if self._emulator.unet.prior:
             before = np.zeros((self._legend.size, *size), np.uint8)
             if work.prior is not None:
-                here = work.prior[rows.start : rows.start + size[0], cols.start : cols.start + size[1]]
+                top, left = (self._emulator.halo - REACH + part.start for part in (rows, cols))
+                here = work.prior[top : top + size[0], left : left + size[1]]
                 before[...] = here == self._legend[:, None, None]
         stem = self._stem.window(start, size, work.totals, corner, before)
         return stem, None if before is None else torch.from_numpy(before).float().unsqueeze(0)
-
-    def _window(self, tile: Tile, rows: slice, cols: slice) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Start and size on the fine grid of rows and columns of a tile with the halo around them."""
-        halo = self._emulator.halo
-        start = tile.row0 + rows.start - halo, tile.col0 + cols.start - halo
-        return start, (rows.stop - rows.start + 2 * halo, cols.stop - cols.start + 2 * halo)
 
     def _close(
         self,
@@ -248,10 +254,10 @@ class TileRunner:
             raise ConstraintError(f"coarse cell {cell + 1} at {where}: {error}") from error
 
 
-def _groups(tiles: Iterable[TileWork], size: int) -> Iterator[list[TileWork]]:
-    rest = iter(tiles)
-    while some := list(itertools.islice(rest, size)):
-        yield some
+def _window(tile: Tile, rows: slice, cols: slice) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Start and size on the fine grid of rows and columns of a tile with the REACH around them."""
+    start = tile.row0 + rows.start - REACH, tile.col0 + cols.start - REACH
+    return start, (rows.stop - rows.start + 2 * REACH, cols.stop - cols.start + 2 * REACH)
 
 
 def _named(error: RuntimeError) -> Exception:

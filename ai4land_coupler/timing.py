@@ -1,7 +1,7 @@
 """Seconds per stage of a step."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 STAGES = ("regrid", "features", "unet", "constraint", "exchange", "wait", "output")
@@ -44,6 +44,12 @@ class Stopwatch:
             yield
         finally:
             self.resume()
+
+    def add(self, others: Iterable["Stopwatch"], threads: int) -> None:
+        """Count the stages of watches that ran side by side on so many threads: each second as its share of one."""
+        for other in others:
+            for name, value in other.seconds.items():
+                self.seconds[name] += value / threads
 
     def absorb(self, hidden: "Stopwatch") -> None:
         """Take over the stages of another watch, which ran beside the host and are no part of the total."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ai4land_coupler.unetconfig import UNetConfig
+from ai4land_coupler.unetconfig import REACH, UNetConfig
 
 
 class ConvNorm(nn.Sequential):
@@ -23,6 +23,13 @@ class ConvNorm(nn.Sequential):
     def __init__(self, width_in: int, width_out: int, normalise: bool) -> None:
         conv = nn.Conv2d(width_in, width_out, 3, padding=1, bias=not normalise)
         super().__init__(conv, nn.BatchNorm2d(width_out)) if normalise else super().__init__(conv)
+
+    def forward(self, x: Tensor, padding: int = 1) -> Tensor:
+        """Map (B, width_in, H, W) to (B, width, H, W); without padding to the (H - 2, W - 2) within."""
+        conv, *norm = self
+        assert isinstance(conv, nn.Conv2d)
+        x = F.conv2d(x, conv.weight, conv.bias, padding=padding)
+        return norm[0](x) if norm else x
 
 
 class Block(nn.Module):
@@ -33,10 +40,10 @@ class Block(nn.Module):
         self.first = ConvNorm(width_in, width, normalise)
         self.second = ConvNorm(width, width, normalise)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, width_in, H, W) to (B, width, H, W)."""
-        x = F.relu(self.first(x), inplace=True)
-        return F.relu(x + self.second(x), inplace=True)
+    def forward(self, x: Tensor, padding: int = 1) -> Tensor:
+        """Map (B, width_in, H, W) to (B, width, H, W); without padding to the (H - 4, W - 4) within."""
+        x = F.relu(self.first(x, padding), inplace=True)
+        return F.relu(_within(x, 1 - padding) + self.second(x, padding), inplace=True)
 
 
 class UNet(nn.Module):
@@ -99,16 +106,28 @@ class UNet(nn.Module):
         """Channels the stem sees of the static ones, the climate class embedded."""
         return self.stem.in_channels - (self.config.inputs - self.config.static_channels)
 
-    def after_stem(self, x: Tensor, prior: Tensor | None = None) -> Tensor:
-        """Return the logits of what the stem made, (B, w0, H/2, W/2), with the prior map where the network has one."""
-        half = self.down0(x.to(self.stem.weight.dtype))
-        quarter = self.down1(F.max_pool2d(half, 2))
-        x = self.bottom(F.max_pool2d(quarter, 2))
-        x = self.up1(quarter + F.interpolate(self.lift1(x), scale_factor=2.0))
-        x = self.up0(half + F.interpolate(self.lift0(x), scale_factor=2.0))
+    def after_stem(self, x: Tensor, prior: Tensor | None = None, rim: int = 0) -> Tensor:
+        """Return the logits of what the stem made, (B, w0, H/2, W/2), with the prior map where the network has one.
+
+        rim: fine cells along each edge for which no logit is asked, none or at least REACH. Nothing is computed there
+        that the others do not need, and their bits are the same: (B, classes, H - 2 rim, W - 2 rim).
+        """
+        if rim and (rim < REACH or rim % 2):
+            raise ValueError(f"a rim of 0, or even and at least {REACH} cells, is expected, got {rim}")
+        padding = 0 if rim else 1
+
+        def cut(tensor: Tensor, cells: int) -> Tensor:
+            return _within(tensor, cells if rim else 0)
+
+        x = cut(x, (rim - REACH) // 2)  # numbers on the right: cells of the rim that are left
+        half = self.down0(x.to(self.stem.weight.dtype), padding)  # 22, 20
+        quarter = self.down1(F.max_pool2d(half, 2), padding)  # 10, 8
+        x = self.bottom(F.max_pool2d(quarter, 2), padding)  # 4, 2
+        x = self.up1(cut(quarter, 5) + cut(_twice(self.lift1(x)), 1), padding)  # 3, 1
+        x = self.up0(cut(half, 18) + _twice(self.lift0(x)), padding)  # 2, 0
         with torch.autocast(x.device.type, enabled=False):
             logits = F.pixel_shuffle(self.head(x.to(self.head.weight.dtype)).contiguous(), 2)
-        return logits if prior is None else logits + self.gain * prior
+        return logits if prior is None else logits + self.gain * _within(prior, rim)
 
     def _seen(self, x: Tensor) -> Tensor:
         """What the stem is given: the root of the fractions tells a trace of a class from none."""
@@ -142,6 +161,16 @@ class UNet(nn.Module):
         if self.config.prior:
             self.gain.data = self.gain.data.float()
         return self
+
+
+def _within(x: Tensor, cells: int) -> Tensor:
+    """Return x (.., H, W) without so many cells along each edge."""
+    return x[..., cells : x.shape[-2] - cells, cells : x.shape[-1] - cells] if cells else x
+
+
+def _twice(x: Tensor) -> Tensor:
+    """Return x (.., H, W) on cells of half the size."""
+    return F.interpolate(x, scale_factor=2.0)
 
 
 def _fold(module: ConvNorm) -> tuple[Tensor, Tensor]:

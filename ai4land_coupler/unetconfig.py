@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 STRIDE = 8  #: tiles and their corners are multiples of it: a stem of stride 2 and two pools
 RECEPTIVE_FIELD = 47  #: fine cells to a side a logit can depend on, corners being multiples of STRIDE
+REACH = 44  #: of these, what the network is to be given around a window whose corners are such multiples
 
 
 @dataclass(frozen=True)

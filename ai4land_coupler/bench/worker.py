@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ai4land_coupler.ahead import side_by_side
 from ai4land_coupler.bench.hostfile import HostCells
 from ai4land_coupler.comm import MPI
 from ai4land_coupler.component import Component
@@ -33,11 +34,12 @@ from ai4land_coupler.unet import UNet
 IDLE = 0.002
 """Seconds between two looks of a rank that waits for a command."""
 
-Given = tuple[tuple[int, ...], torch.dtype]
+Given = tuple[tuple[int, ...], torch.dtype, int]
+"""Shape and type of an input, and the rim of it for which nothing is asked."""
 
 
 class Player:
-    """What the commands act on. given: shape and type of all that the network was given in the last step."""
+    """What the commands act on. given: all that the network was given in the last step."""
 
     def __init__(self) -> None:
         self.comm = MPI.COMM_WORLD
@@ -50,10 +52,10 @@ class Player:
         """Note from now on what the network is given within steps."""
         after_stem = UNet.after_stem
 
-        def noting(net: UNet, x: torch.Tensor, prior: torch.Tensor | None = None) -> torch.Tensor:
+        def noting(net: UNet, x: torch.Tensor, prior: torch.Tensor | None = None, rim: int = 0) -> torch.Tensor:
             if self._land is not None:
-                self.given.append((tuple(x.shape), x.dtype))
-            return after_stem(net, x, prior)
+                self.given.append((tuple(x.shape), x.dtype, rim))
+            return after_stem(net, x, prior, rim)
 
         setattr(UNet, "after_stem", noting)  # noqa: B010
 
@@ -85,46 +87,48 @@ class Player:
     def alone(self, config: str, count: str = "") -> list[float]:
         """Seconds of the network after its first layer, and on how many inputs."""
         given = self.given[: int(count)] if count else self.given
-        inputs = [(shape, dtype, True) for shape, dtype in given]
-        return self._run(config, inputs, lambda net, x, prior: net.after_stem(x, prior))
+
+        def call(net: UNet, one: Given, x: torch.Tensor) -> torch.Tensor:
+            prior = torch.zeros(x.shape[0], net.config.classes, 2 * x.shape[2], 2 * x.shape[3])
+            return net.after_stem(x, prior if net.config.prior else None, one[2])
+
+        return self._run(config, given, call)
 
     def whole(self, config: str) -> list[float]:
-        """Seconds of the whole network, and on how many inputs."""
+        """Seconds of the whole network on whole windows, and on how many."""
         channels = Emulator.load(Config.load(config).emulator).unet.inputs
-        inputs = [
-            ((b, channels, 2 * rows, 2 * columns), torch.float32, False) for (b, _, rows, columns), _ in self.given
+        given = [
+            ((b, channels, 2 * rows, 2 * columns), torch.float32, 0) for (b, _, rows, columns), _, _ in self.given
         ]
-        return self._run(config, inputs, lambda net, x, prior: net(x))
+        return self._run(config, given, lambda net, _, x: net(x))
 
     def _run(
-        self,
-        config: str,
-        inputs: Sequence[tuple[tuple[int, ...], torch.dtype, bool]],
-        call: Callable[[UNet, torch.Tensor, torch.Tensor | None], torch.Tensor],
+        self, config: str, given: Sequence[Given], call: Callable[[UNet, Given, torch.Tensor], torch.Tensor]
     ) -> list[float]:
-        """Plain PyTorch with the best settings: channels-last, no gradients, the run's precision and threads."""
-        if not inputs:
+        """Plain PyTorch with the best settings: channels-last, no gradients, the run's precision, a tile a thread."""
+        if not given:
             raise UsageError("bench: the steps have not called UNet.after_stem, so the network's tiles are not known")
         asked = Config.load(config)
         if self._network is None or self._network[0] != config:
             network = Emulator.load(asked.emulator).network("cpu", choose_precision(asked.precision))
             self._network = config, network
-        net, took = self._network[1], 0.0
-        torch.set_num_threads(asked.workers.threads)
-        pool = torch.rand(max(math.prod(shape) for shape, _, _ in inputs), generator=torch.Generator().manual_seed(1))
-        pools = {dtype: pool.to(dtype) for _, dtype, _ in inputs}
+        net, threads = self._network[1], min(asked.workers.threads, len(given))
+        pool = torch.rand(max(math.prod(shape) for shape, _, _ in given), generator=torch.Generator().manual_seed(1))
+        pools = {dtype: pool.to(dtype) for _, dtype, _ in given}
+
+        def one(what: Given) -> None:
+            (batch, channels, rows, columns), dtype, _ = what
+            torch.set_num_threads(asked.workers.threads // threads)  # of this thread
+            part = pools[dtype][: batch * channels * rows * columns].view(batch, rows, columns, channels)
+            with torch.inference_mode():
+                call(net, what, part.permute(0, 3, 1, 2))
+
         self.comm.Barrier()
-        with torch.inference_mode():
-            for (batch, channels, rows, columns), dtype, halved in inputs:
-                part = pools[dtype][: batch * channels * rows * columns].view(batch, rows, columns, channels)
-                prior = None
-                if net.config.prior and halved:
-                    prior = torch.zeros(batch, net.config.classes, 2 * rows, 2 * columns)
-                began = time.perf_counter()
-                call(net, part.permute(0, 3, 1, 2), prior)
-                took += time.perf_counter() - began
+        began = time.perf_counter()
+        side_by_side(one, list(given), threads)
+        took = time.perf_counter() - began
         self.comm.Barrier()
-        return [took, float(len(inputs))]
+        return [took, float(len(given))]
 
     def peak(self) -> list[float]:
         """Largest resident memory of a rank, bytes."""

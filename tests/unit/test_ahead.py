@@ -51,6 +51,30 @@ def test_the_error_of_the_first_item_that_has_one(threads: int) -> None:
     assert done == [0, 1, 2] if threads == 1 else len(done) < 2500
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_this_thread_is_told_of_each_item_that_is_done(threads: int) -> None:
+    here, told = threading.current_thread(), list[threading.Thread]()
+    side_by_side(lambda _: time.sleep(0.001), list(range(30)), threads, lambda: told.append(threading.current_thread()))
+    assert told == [here] * 30
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_is_raised_when_an_item_is_done_ends_the_rest(threads: int) -> None:
+    before, done = threading.active_count(), list[int]()
+
+    def work(x: int) -> None:
+        time.sleep(0.001)
+        done.append(x)
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        side_by_side(work, list(range(500)), threads, interrupted)
+    assert len(done) < 10
+    assert threading.active_count() == before
+
+
 def test_an_item_is_dropped_once_it_is_done() -> None:
     class Large:
         pass

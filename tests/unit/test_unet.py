@@ -50,6 +50,32 @@ def test_a_tile_with_halo_equals_the_whole_bit_for_bit() -> None:
     assert not torch.equal(whole[:, :, 32:208, 32:208], tile)
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rim", [44, 46, 48])
+def test_a_rim_for_which_nothing_is_asked_changes_no_bit(precision: torch.dtype, rim: int) -> None:
+    """Nothing is left out there that the rest needs: the same as the middle of the answer on all of a window."""
+    torch.manual_seed(4)
+    net = UNet(UNetConfig(static_channels=28, classes=8, prior=True)).in_precision(precision).eval()
+    net.to(memory_format=torch.channels_last)
+    stem = torch.randn(1, 48, 80, 96).contiguous(memory_format=torch.channels_last)
+    prior = torch.rand(1, 8, 160, 192)
+    less = 48 - rim
+    inner = slice(less, -less or None)
+    half = slice(less // 2, -(less // 2) or None)
+    with torch.inference_mode():
+        whole = net.after_stem(stem, prior)
+        asked = net.after_stem(stem[:, :, half, half], prior[:, :, inner, inner], rim)
+    assert asked.shape == (1, 8, 64, 96)
+    assert torch.equal(asked, whole[:, :, 48:-48, 48:-48])
+
+
+def test_a_rim_that_is_too_small_is_refused() -> None:
+    net, x = UNet(CONFIG).eval(), torch.rand(1, 16, 64, 64)
+    for rim in (2, 43, 45, -44):
+        with pytest.raises(ValueError, match="at least 44"):
+            net.after_stem(x, None, rim)
+
+
 def test_folding_keeps_the_answer_of_the_batch_norms() -> None:
     torch.manual_seed(2)
     net = UNet(CONFIG, normalise=True)
