@@ -37,8 +37,8 @@ class Resident:
 
     static (w0, side / 2, side / 2) float16: what the stem makes of the static fields, REACH around included; area
     (m, n) float64, m2, 0 where nothing is delivered; base (m, n) uint8: the base map; places: of its pixels; slot
-    (cells,) int64: place of each delivered cell in (m, n); around (side,) int64: the coarse cell of the tile's surroundings that
-    each row, and each column, with the REACH around lies in.
+    (cells,) int64: place of each delivered cell in (m, n); around (side,) int64: the coarse cell of the tile's
+    surroundings that each row, and each column, with the REACH around lies in.
     """
 
     static: Tensor
