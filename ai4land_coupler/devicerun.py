@@ -19,8 +19,8 @@ from ai4land_coupler import constraint, constraint_torch
 from ai4land_coupler.device import Device, exact
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.features import StaticFeatures
-from ai4land_coupler.inference import TileRunner
-from ai4land_coupler.pixels import Answer, Logits
+from ai4land_coupler.inference import Asked, TileRunner
+from ai4land_coupler.pixels import Logits
 from ai4land_coupler.stem import LARGEST
 from ai4land_coupler.tiles import TileCells, TileFields, TileWork
 from ai4land_coupler.timing import Stopwatch
@@ -202,15 +202,20 @@ class DeviceRunner(TileRunner):
         cell, pixel = np.searchsorted(left, cells.coarse_of_cell[at]), cells.slot[at] % cells.ratio**2
         fractions[:, at], classes[at] = closed[cell, :, pixel].T, drawn[cell, pixel]
 
-    def _prepare(self, asked: list[tuple[TileWork, NDArray[np.int64]]]) -> None:
+    def _prepare(self, asked: list[Asked]) -> None:
         """Nothing: the device makes it of each tile when that is run."""
 
-    def _logits(self, work: TileWork, run: NDArray[np.int64], watch: Stopwatch) -> Answer:
-        """As `TileRunner._logits`, by the device; threads hand it their tiles in any order."""
+    def _ask(self, asked: Asked, logits: Logits, watch: Stopwatch, averaged: bool) -> NDArray[np.float64] | None:
+        """As `TileRunner._ask`, by the device; threads hand it their tiles in any order."""
+        if not asked.run.size:
+            return None
+        kept = self._kept_of(asked.work.cells)
         with torch.inference_mode():
-            logits = self._whole(work, self._kept_of(work.cells), watch).index_select(0, self._to(run))
-            planes = logits.swapaxes(0, 1).flatten(1).contiguous().cpu().numpy()
-        return lambda pixels: Logits(planes, pixels.cell * pixels.width + pixels.offset)
+            blocks = self._whole(asked.work, kept, watch).index_select(0, self._to(asked.run)).cpu().numpy()
+        with watch.stage("constraint"):
+            pixels = self._pixels(asked.work, asked.run)
+            logits[...] = pixels.unblock(blocks)
+            return constraint.means(blocks, pixels.block(pixels.area)) if averaged else None
 
     def _whole(self, work: TileWork, kept: Resident, watch: Stopwatch) -> Tensor:
         """The network's answer (m, K, n) float32 for the coarse cells of a tile, run on all of it."""

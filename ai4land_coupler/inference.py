@@ -1,19 +1,23 @@
 """From coarse totals to fine fractions, tile by tile: features, U-Net, closing, class map."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ai4land_coupler import kernel
 from ai4land_coupler.ahead import side_by_side
 from ai4land_coupler.change import close_change, quota_change
+from ai4land_coupler.constraint import quota
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import ConstraintError, DeviceError
 from ai4land_coupler.features import StaticFeatures
-from ai4land_coupler.pixels import Answer, Logits, Pixels, close, fill, means, quota
+from ai4land_coupler.pixels import Logits, Pixels, fields, pick, settled
+from ai4land_coupler.shelf import Shelf
 from ai4land_coupler.stem import Stem
 from ai4land_coupler.tiles import Tile, TileCells, TileDraft, TileFields, TileWork
 from ai4land_coupler.timing import Stopwatch
@@ -22,6 +26,23 @@ from ai4land_coupler.unetconfig import REACH, STRIDE
 S = TypeVar("S")
 T = TypeVar("T")
 Index = NDArray[np.int64]
+Float = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A tile, the coarse cells `run` (r,) of it for which the network is asked, and room for its fractions (K, n)."""
+
+    work: TileWork
+    run: Index
+    room: Float
+
+    @property
+    def pixels(self) -> int:
+        """Land cells in `run`."""
+        first = self.work.cells.first
+        return int((first[self.run + 1] - first[self.run]).sum())
+
 
 class TileRunner:
     """Runs the emulator on the tiles of one rank; static features are kept from year to year."""
@@ -35,8 +56,8 @@ class TileRunner:
         self._threads = threads
         self._network = emulator.network("cpu", precision)
         self._stem = Stem(emulator, self._network, statics)
+        self._shelf = Shelf()
         self._legend = np.arange(1, len(emulator.legend) + 1, dtype=np.uint8)
-        self._in_order = np.arange(emulator.tile**2)
 
     def forget(self) -> None:
         """Drop the static features kept of the tiles run so far."""
@@ -49,45 +70,65 @@ class TileRunner:
 
     def run(self, tiles: Iterable[TileWork], watch: Stopwatch, done: Callable[[], None]) -> list[TileFields]:
         """Fields of each tile; `done` is called after each. ConstraintError names the coarse cell it cannot close."""
-        return self._after_network(self._closed, tiles, watch, done)
 
-    def draft(self, tiles: Iterable[TileWork], watch: Stopwatch, done: Callable[[], None]) -> list[TileDraft]:
-        """The first half of `run`: the network alone, given totals that are not final."""
-        return self._after_network(self._drafted, tiles, watch, done)
+        def closed(asked: Asked, own: Stopwatch) -> TileFields:
+            logits = np.empty((self._legend.size, asked.pixels), np.float32)
+            self._ask(asked, logits, own, averaged=False)
+            with own.stage("constraint"):
+                return self._closed(asked.work, asked.run, logits, asked.room)
+
+        return self._each(closed, self._prepared_for(tiles, watch), watch, done)
+
+    def draft(
+        self, tiles: Iterable[TileWork], watch: Stopwatch, done: Callable[[], None], once: bool = False
+    ) -> list[TileDraft]:
+        """The first half of `run`: the network alone, given totals that are not final.
+
+        once: the drafts are closed once at most; they then wait in the memory that is to take the fields.
+        """
+
+        def drafted(asked: Asked, own: Stopwatch) -> TileDraft:
+            shape = self._legend.size, asked.pixels
+            logits = _end_of(asked.room, shape) if once else np.empty(shape, np.float32)
+            averages = self._ask(asked, logits, own, averaged=True)
+            means = np.full((self._legend.size, asked.work.cells.coarse.size), np.nan)
+            if averages is not None:
+                means[:, asked.run] = averages.T
+            return TileDraft(asked.run, logits, means, asked.room if once else None)
+
+        return self._each(drafted, self._prepared_for(tiles, watch), watch, done)
 
     def close(self, tiles: Iterable[TileWork], drafts: list[TileDraft], watch: Stopwatch) -> list[TileFields]:
         """The second half: fields of each tile from its draft and the final totals. ConstraintError as in `run`.
 
         The drafts are taken out of their list, and each is dropped once its tile is closed.
         """
-        ran: list[tuple[TileWork, Index, Answer]] = [
-            (work, draft.run, draft.answer) for work, draft in zip(tiles, drafts, strict=True)
-        ]
+        works = list(tiles)
+        rooms = self._rooms(works) if any(draft.room is None for draft in drafts) else [draft.room for draft in drafts]
+        ran = list(zip(works, drafts, rooms, strict=True))
         drafts.clear()
+        del works, rooms
 
-        def closed(one: tuple[TileWork, Index, Answer], own: Stopwatch) -> TileFields:
+        def closed(one: tuple[TileWork, TileDraft, Float | None], own: Stopwatch) -> TileFields:
+            work, draft, room = one
             with own.stage("constraint"):
-                return self._closed(*one)
+                logits = draft.logits if draft.room is None else draft.logits.copy()
+                return self._closed(work, draft.run, logits, room)
 
         return self._each(closed, ran, watch)
 
-    def _after_network(
-        self, then: Callable[[TileWork, Index, Answer], T], tiles: Iterable[TileWork], watch: Stopwatch,
-        done: Callable[[], None],
-    ) -> list[T]:  # fmt: skip
-        """What comes after the network's answer, of each tile."""
-        asked = [(work, self._unsettled(work)) for work in tiles]
-        with self._torch():
-            with watch.stage("features"):
-                self._prepare([one for one in asked if one[1].size])
+    def _prepared_for(self, tiles: Iterable[TileWork], watch: Stopwatch) -> "list[Asked]":
+        """Each tile with what is asked of the network for it, and room for its fields."""
+        works = list(tiles)
+        asked = [
+            Asked(work, self._unsettled(work), room) for work, room in zip(works, self._rooms(works), strict=True)
+        ]
+        with self._torch(), watch.stage("features"):
+            self._prepare([one for one in asked if one.run.size])
+        return asked
 
-            def made(one: tuple[TileWork, Index], own: Stopwatch) -> T:
-                work, run = one
-                answer = self._logits(work, run, own) if run.size else self._silent
-                with own.stage("constraint"):
-                    return then(work, run, answer)
-
-            return self._each(made, asked, watch, done)
+    def _rooms(self, works: Sequence[TileWork]) -> list[Float]:
+        return self._shelf.lend([(self._legend.size, work.cells.size) for work in works])
 
     def _each(
         self, work: Callable[[S, Stopwatch], T], items: list[S], watch: Stopwatch,
@@ -120,17 +161,11 @@ class TileRunner:
         finally:
             torch.set_num_threads(threads)
 
-    def _prepare(self, asked: list[tuple[TileWork, Index]]) -> None:
+    def _prepare(self, asked: "list[Asked]") -> None:
         """What the network is given of tiles and does not change from year to year, on all threads."""
         self._stem.prepare(
-            (_window(work.cells.tile, *_reach(work.cells, run)) for work, run in asked), self._threads
+            (_window(one.work.cells.tile, *_reach(one.work.cells, one.run)) for one in asked), self._threads
         )
-
-    def _silent(self, _: Pixels) -> Logits:
-        return Logits(np.empty((self._legend.size, 0), np.float32), np.empty(0, np.int64))
-
-    def _pixels(self, work: TileWork, some: Index) -> Pixels:
-        return work.cells.pixels(some, self._emulator.fine.area_rows)
 
     def _unsettled(self, work: TileWork) -> Index:
         """The coarse cells of a tile (r,) that hold several classes and do not show the base map."""
@@ -139,45 +174,41 @@ class TileRunner:
             settled |= (work.wanted == work.before).all(axis=1)
         return np.flatnonzero(~settled)
 
-    def _drafted(self, work: TileWork, run: Index, answer: Answer) -> TileDraft:
-        averages = np.full((self._legend.size, work.cells.coarse.size), np.nan)
-        pixels = self._pixels(work, run)
-        logits = Logits(answer(pixels).of_pixels(), self._in_order[: pixels.which.size])
-        averages[:, run] = means(pixels, logits).T
-        return TileDraft(run, logits, averages)
+    def _closed(self, work: TileWork, run: Index, logits: Logits, room: Float | None) -> TileFields:
+        """Coarse cells of one class are filled with it, those without a state show the base map; the rest was run.
 
-    def _closed(self, work: TileWork, run: Index, answer: Answer) -> TileFields:
-        """Coarse cells of one class are filled with it, those without a state show the base map; the rest was run."""
+        room (K, n) takes the fractions.
+        """
         if work.before is not None:
-            return self._changed(work, work.before, run, answer)
-        cells, wanted = work.cells, work.wanted
-        fractions, classes = np.empty((self._legend.size, cells.size)), np.empty(cells.size, np.uint8)
-        residual = np.zeros_like(wanted)
-        self._settle(work, run, fractions, classes)
-        if run.size:
-            pixels = self._pixels(work, run)
-            residual[run] = self._close(cells.coarse[run], pixels, answer(pixels), wanted[run], fractions)
-            counted = wanted[run] + (residual[run] if self._mode == "none" else 0.0)
-            classes[pixels.which] = quota(pixels, fractions, counted)
+            return self._changed(work, work.before, run, logits)
+        fractions = np.empty((self._legend.size, work.cells.size)) if room is None else room
+        kind = np.where(work.from_base, kernel.BASE, kernel.ONE).astype(np.uint8)
+        kind[run] = kernel.RUN
+        area, base = self._emulator.fine.area_rows, self._emulator.base_map()
+        if self._mode == "none":
+            classes = settled(work.cells, kind, base, work.wanted, fractions)
+            residual = self._open(work, run, logits, fractions, classes)
+        else:
+            with self._naming(work.cells.coarse[run]):
+                classes, residual = fields(work.cells, kind, area, base, logits, work.wanted, fractions)
         return TileFields(fractions, classes, np.ascontiguousarray(residual.T))
 
-    def _settle(self, work: TileWork, run: Index, fractions: NDArray[np.float64], classes: NDArray[np.uint8]) -> None:
-        """Fill in fractions (K, n) and classes (n,) of the coarse cells that were not run."""
-        cells = work.cells
-        others = np.ones(cells.coarse.size, bool)
-        others[run] = False
-        rest = np.flatnonzero(others)
-        if not rest.size:
-            return
-        pixels = self._pixels(work, rest)
-        each, from_base = np.diff(pixels.first), work.from_base[rest]
-        label = np.repeat((work.wanted[rest].argmax(axis=1) + 1).astype(np.uint8), each)
-        if from_base.any():
-            shown = np.repeat(from_base, each)
-            label[shown] = self._emulator.base_map().reshape(-1)[pixels.cell_id[shown] - 1]
-        fill(pixels, label, fractions, classes)
+    def _open(
+        self, work: TileWork, run: Index, logits: Logits, fractions: Float, classes: NDArray[np.uint8]
+    ) -> Float:
+        """Put the network's fractions as they are where it was run; what their means differ from the totals, (m, K)."""
+        residual = np.zeros_like(work.wanted)
+        if run.size:
+            pixels = self._pixels(work, run)
+            free = torch.softmax(torch.from_numpy(logits).double(), dim=0).numpy()
+            area, blocks = pixels.block(pixels.area), pixels.block(free)
+            means = (blocks * area[:, None]).sum(2) / area.sum(1)[:, None]
+            residual[run] = means - work.wanted[run]
+            drawn = quota(blocks, area > 0, pixels.block(pixels.cell_id), work.wanted[run] + residual[run])
+            fractions[:, pixels.which], classes[pixels.which] = free, pixels.unblock(drawn)
+        return residual
 
-    def _changed(self, work: TileWork, before: NDArray[np.float64], run: Index, answer: Answer) -> TileFields:
+    def _changed(self, work: TileWork, before: NDArray[np.float64], run: Index, logits: Logits) -> TileFields:
         """The base map, changed in the coarse cells that were run."""
         cells, wanted = work.cells, work.wanted
         classes = self._emulator.base_map().reshape(-1)[cells.cells]
@@ -188,23 +219,30 @@ class TileRunner:
                 pixels = self._pixels(work, run)
                 area, base = pixels.block(pixels.area), pixels.block(classes[pixels.which])
                 some = base, wanted[run], before[run]
-                changed, residual[run] = close_change(pixels.block(answer(pixels).of_pixels()), area, *some)
+                changed, residual[run] = close_change(pixels.block(logits), area, *some)
                 ids = pixels.block(pixels.cell_id)
                 drawn = quota_change(changed, base, area > 0, ids, wanted[run], before[run])
                 fractions[:, pixels.which], classes[pixels.which] = pixels.unblock(changed), pixels.unblock(drawn)
         return TileFields(fractions, classes, np.ascontiguousarray(residual.T))
 
-    def _logits(self, work: TileWork, run: Index, watch: Stopwatch) -> Answer:
-        """The network's answer for the coarse cells `run` of a tile, run on the rectangle that holds them."""
-        cells = work.cells
-        rows, cols = _reach(cells, run)
+    def _pixels(self, work: TileWork, some: Index) -> Pixels:
+        return Pixels.of(work.cells, some, self._emulator.fine.area_rows)
+
+    def _ask(self, asked: "Asked", logits: Logits, watch: Stopwatch, averaged: bool) -> Float | None:
+        """Put the network's logits into (K, pixels); their means (r, K) over the coarse cells, where asked for.
+
+        It is run on the rectangle that holds them.
+        """
+        if not asked.run.size:
+            return None
+        rows, cols = _reach(asked.work.cells, asked.run)
         with watch.stage("features"), torch.inference_mode():
-            given = self._given(work, rows, cols)
+            given = self._given(asked.work, rows, cols)
         with watch.stage("unet"), torch.inference_mode():
             made = self._network.after_stem(*given, rim=REACH)[0].float().contiguous().numpy()
-        start, width = (-rows.start, -cols.start), made.shape[2]
-        planes = made.reshape(len(made), -1)
-        return lambda pixels: Logits(planes, cells.places(pixels.which, start, width))
+        with watch.stage("constraint"):
+            area, corner = self._emulator.fine.area_rows, (rows.start, cols.start)
+            return pick(asked.work.cells, asked.run, area, made, corner, logits, averaged)
 
     def _given(self, work: TileWork, rows: slice, cols: slice) -> tuple[torch.Tensor, torch.Tensor | None]:
         """What the network goes on from for rows and columns of a tile and the REACH around them.
@@ -225,23 +263,6 @@ class TileRunner:
         stem = self._stem.window(start, size, work.totals, corner, before)
         return stem, None if before is None else torch.from_numpy(before).float().unsqueeze(0)
 
-    def _close(
-        self,
-        coarse: Index,
-        pixels: Pixels,
-        logits: Logits,
-        wanted: NDArray[np.float64],
-        out: NDArray[np.float64],
-    ) -> NDArray[np.float64]:
-        """Put the fractions of the pixels into out (K, n); the residual (r, K) of their coarse cells (r,)."""
-        if self._mode == "none":
-            free = torch.softmax(torch.from_numpy(logits.of_pixels()).double(), dim=0).numpy()
-            out[:, pixels.which] = free
-            area = pixels.block(pixels.area)
-            return (pixels.block(free) * area[:, None]).sum(2) / area.sum(1)[:, None] - wanted
-        with self._naming(coarse):
-            return close(pixels, logits, wanted, out)
-
     @contextmanager
     def _naming(self, coarse: Index) -> Iterator[None]:
         """Say of which of the coarse cells (m,) an error of the constraint speaks."""
@@ -252,6 +273,11 @@ class TileRunner:
             grid = self._emulator.coarse
             where = f"{grid.lat[cell // grid.nlon]:.2f} N {grid.lon[cell % grid.nlon]:.2f} E"
             raise ConstraintError(f"coarse cell {cell + 1} at {where}: {error}") from error
+
+
+def _end_of(room: Float, shape: tuple[int, int]) -> Logits:
+    """The last so many float32 of some memory."""
+    return room.reshape(-1).view(np.float32)[room.size * 2 - shape[0] * shape[1] :].reshape(shape)
 
 
 def _window(tile: Tile, rows: slice, cols: slice) -> tuple[tuple[int, int], tuple[int, int]]:

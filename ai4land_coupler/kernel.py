@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 8
+VERSION = 9
 """Of the interface in kernel.h; what was built of another one is not used."""
 
 LANES = 256
@@ -74,14 +74,6 @@ def spread(first: Index, area: Float, q: Float, totals: Float) -> tuple[Float, F
     return shares, left
 
 
-def means(first: Index, area: Float, z: NDArray[np.float32], at: Index, step: int, classes: int) -> Float:
-    """Area-weighted means (C, K) of softmax(z) over the pixels of coarse cells; NaN where a logit is not finite."""
-    mean = np.empty((first.size - 1, classes))
-    parts = _pointer(first), _pointer(area), _pointer(z), _pointer(at), step, _pointer(mean)
-    _refuse_no_memory(_lib().kernel_means(*mean.shape, *parts))
-    return mean
-
-
 def counts(totals: Float, pixels: Index, whole: float) -> Index:
     """Pixels of each class (C, K) of `pixels` (C,) by largest remainder; what is short of one by < whole is one."""
     count = np.empty(totals.shape, np.int64)
@@ -102,40 +94,57 @@ def quota(first: Index, p: Float, to: Index, stride: int, cell_id: Index, counts
     return place
 
 
-def pixels(
-    some: Index, first: Index, inside: NDArray[np.int32], size: int, area_rows: Float, start: tuple[int, int], nlon: int
-) -> tuple[Index, Float, Index]:
-    """Position, area and global id (n,) each of the pixels of the coarse cells `some` of a tile that begins at `start`.
+ONE, BASE, RUN = range(3)
+"""What a coarse cell shows: one class alone, the base map, what the network said."""
 
-    area_rows: area of a fine cell by row; `inside` and `first` as those of TileCells.
+
+class Tile:
+    """The pixels of the coarse cells of a tile of `size` cells a side that begins at `start`; see TileCells.
+
+    area_rows: area of a fine cell by row, m2; nlon: columns of the fine grid.
     """
-    n = int((first[some + 1] - first[some]).sum())
-    which, area, ids = np.empty(n, np.int64), np.empty(n), np.empty(n, np.int64)
-    _lib().kernel_pixels(
-        some.size, _pointer(some), _pointer(first), _pointer(inside), size, _pointer(area_rows), start[0],
-        start[0] * nlon + start[1] + 1, nlon, _pointer(which), _pointer(area), _pointer(ids),
+
+    def __init__(
+        self, first: Index, inside: NDArray[np.int32], size: int, start: tuple[int, int], area_rows: Float, nlon: int
+    ) -> None:
+        self.first = first
+        self._kept = first, inside, np.ascontiguousarray(area_rows[start[0] : start[0] + size])
+        parts = [_pointer(part) for part in self._kept]
+        given = [first.size - 1, *parts[:2], size, parts[2], start[0] * nlon + start[1] + 1, nlon]
+        self.struct = _ffi().new("kernel_tile *", given)
+
+
+def pick(
+    tile: Tile, some: Index, z: NDArray[np.float32], start: int, width: int, out: NDArray[np.float32], means: bool
+) -> Float | None:
+    """Put the logits of the n pixels of coarse cells `some` (c,) into out (K, n); where asked for, means (c, K).
+
+    z (K, ..): planes in rows of `width`, in which the tile begins at `start`. Means are of softmax(z).
+    """
+    if out.shape != (len(z), expected := int((tile.first[some + 1] - tile.first[some]).sum())):
+        raise ValueError(f"room for {len(z)} classes of {expected} pixels is expected, got {out.shape}")
+    mean = np.empty((some.size, len(z))) if means else None
+    to = _ffi().NULL if mean is None else _pointer(mean)
+    parts = tile.struct, some.size, _pointer(some), len(z), _pointer(z), z.shape[1], start, width
+    _refuse_no_memory(_lib().kernel_pick(*parts, _pointer(out), to))
+    return mean
+
+
+def fields(
+    tile: Tile, kind: NDArray[np.uint8], z: NDArray[np.float32], totals: Float, whole: float, base: NDArray[np.uint8],
+    fractions: Float, classes: NDArray[np.uint8],
+) -> tuple[Float, int | None]:  # fmt: skip
+    """Put the fields of a tile into fractions (K, n) and classes (n,); the residual (m, K), and a cell as of `close`.
+
+    kind (m,): what each coarse cell shows; z (K, pixels of those that show what the network said); base: of the globe.
+    """
+    left = np.empty_like(totals)
+    failed = _lib().kernel_fields(
+        tile.struct, totals.shape[1], _pointer(kind), _pointer(z), z.shape[1], _pointer(totals), whole, _pointer(base),
+        _pointer(fractions), _pointer(classes), _pointer(left),
     )  # fmt: skip
-    return which, area, ids
-
-
-def places(which: Index, inside: NDArray[np.int32], size: int, start: int, width: int) -> Index:
-    """Where pixels of a tile lie (n,) in rows of `width`, in which the tile begins at `start`."""
-    place = np.empty_like(which)
-    _lib().kernel_places(which.size, _pointer(which), _pointer(inside), size, start, width, _pointer(place))
-    return place
-
-
-def pick(z: NDArray[np.float32], at: Index) -> NDArray[np.float32]:
-    """z[:, at] (K, n) for places (n,), which had better come in runs."""
-    out = np.empty((len(z), at.size), np.float32)
-    _lib().kernel_pick(at.size, len(z), _pointer(z), _pointer(at), z.shape[1], _pointer(out))
-    return out
-
-
-def fill(which: Index, label: NDArray[np.uint8], fractions: Float, classes: NDArray[np.uint8]) -> None:
-    """Put pixels (n,) of one class each, 1.., into fractions (K, all) and classes (all,)."""
-    parts = _pointer(which), _pointer(label), fractions.shape[1], _pointer(fractions), _pointer(classes)
-    _lib().kernel_fill(which.size, len(fractions), *parts)
+    _refuse_no_memory(failed)
+    return left, failed - 1 if failed else None
 
 
 class Rows:

@@ -1,10 +1,9 @@
-"""Closing and class maps of coarse cells that hold different numbers of land pixels, given as one list of them.
+"""The land pixels of a tile's coarse cells: what the network says of them, and the fields that follow.
 
-What `constraint` does in blocks of one width, without making blocks where the compiled kernel is there: logits are read
-where the network left them, fractions are put where they are served from.
+What `constraint` does in blocks of one width is done here on lists of pixels, by the compiled kernel where it is there:
+a tile in one call.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,26 +11,38 @@ from numpy.typing import NDArray
 
 from ai4land_coupler import constraint, kernel
 from ai4land_coupler.constraint import CellError
+from ai4land_coupler.tiles import TileCells, divide
 
 Floats = NDArray[np.float64]
 Index = NDArray[np.int64]
+Logits = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
     """The land of C coarse cells, cell after cell: the pixels of cell c stand from first[c] to first[c + 1].
 
-    which (n,): position of each among all pixels of the tile, `whole` of them; area (n,) float64, m2; cell_id (n,)
-    int64, global; side: fine cells along a coarse cell; nlon: columns of the fine grid.
+    which (n,): position of each among all pixels of the tile; area (n,) float64, m2; cell_id (n,) int64, global; side:
+    fine cells along a coarse cell; nlon: columns of the fine grid.
     """
 
     first: Index
     which: Index
     area: Floats
     cell_id: Index
-    whole: int
     side: int
     nlon: int
+
+    @classmethod
+    def of(cls, cells: TileCells, some: Index, area_rows: Floats) -> "Pixels":
+        """Of `some` (c,) ascending of a tile's coarse cells; area_rows: area of a fine cell by row, m2."""
+        first = np.zeros(some.size + 1, np.int64)
+        np.cumsum(np.diff(cells.first)[some], out=first[1:])
+        which = np.repeat(cells.first[some] - first[:-1], np.diff(first)) + np.arange(first[-1])
+        row, column = divide(cells.inside[which], cells.tile.size)
+        row += cells.tile.row0
+        cell_id = row * cells.nlon + column + cells.tile.col0 + 1
+        return cls(first, which, area_rows[row], cell_id, cells.ratio, cells.nlon)
 
     @property
     def width(self) -> int:
@@ -60,68 +71,80 @@ class Pixels:
         return np.moveaxis(blocks, 0, -2)[..., self.cell, self.offset]
 
 
-@dataclass(frozen=True, eq=False)
-class Logits:
-    """The network's answer for n pixels: that of class k is values[k, at[i]], values (K, cells) float32 contiguous."""
+def pick(
+    cells: TileCells, some: Index, area_rows: Floats, window: Logits, corner: tuple[int, int], out: Logits,
+    averaged: bool,
+) -> Floats | None:  # fmt: skip
+    """Put the logits of the pixels of `some` (c,) of a tile's coarse cells into out (K, n); the means (c, K) over each.
 
-    values: NDArray[np.float32]
-    at: Index
-
-    def of_pixels(self) -> NDArray[np.float32]:
-        """(K, n)."""
-        return kernel.pick(self.values, self.at) if kernel.ready() else np.take(self.values, self.at, axis=1)
-
-
-Answer = Callable[[Pixels], Logits]
-"""What the network said of a tile, for some of its pixels."""
-
-
-def fill(pixels: Pixels, label: NDArray[np.uint8], fractions: Floats, classes: NDArray[np.uint8]) -> None:
-    """Put pixels (n,) of one class each, 1..K, into fractions (K, whole) and classes (whole,)."""
-    if kernel.ready():
-        kernel.fill(pixels.which, label, fractions, classes)
-        return
-    classes[pixels.which] = label
-    fractions[:, pixels.which] = label == np.arange(1, len(fractions) + 1, dtype=np.uint8)[:, None]
-
-
-def means(pixels: Pixels, logits: Logits) -> Floats:
-    """Area-weighted means (C, K) of the network's fractions over coarse cells, all of which have land."""
-    values = logits.values
-    if not kernel.ready():
-        return constraint.means(pixels.block(logits.of_pixels()), pixels.block(pixels.area))
-    return kernel.means(pixels.first, pixels.area, values, logits.at, values.shape[1], len(values))
-
-
-def close(pixels: Pixels, logits: Logits, totals: Floats, out: Floats) -> Floats:
-    """Put the fractions closest to the network's that meet `totals` (C, K) into out (K, whole); the residual (C, K).
-
-    As `constraint.close`; every cell has land. Raises CellError.
+    window (K, ny, nx): logits; `corner`: row and column of the tile at which it begins. The means are those over the
+    land's area of softmax(logits), NaN where one is not finite, and only made where asked for.
     """
+    width, planes = window.shape[2], window.reshape(len(window), -1)
+    start = -corner[0] * width - corner[1]
+    if kernel.ready():
+        return kernel.pick(_tile(cells, area_rows), some, planes, start, width, out, averaged)
+    pixels = Pixels.of(cells, some, area_rows)
+    row, column = divide(cells.inside[pixels.which], cells.tile.size)
+    np.take(planes, row * width + column + start, axis=1, out=out)
+    return constraint.means(pixels.block(out), pixels.block(pixels.area)) if averaged else None
+
+
+def fields(
+    cells: TileCells, kind: NDArray[np.uint8], area_rows: Floats, base: NDArray[np.uint8], logits: Logits,
+    totals: Floats, fractions: Floats,
+) -> tuple[NDArray[np.uint8], Floats]:  # fmt: skip
+    """Put a tile's fractions into (K, n); its class map (n,), 1..K, and the residual (m, K) of its coarse cells.
+
+    kind (m,): kernel.ONE, BASE or RUN, what each coarse cell shows: the class of its largest total alone, the base map
+    (nlat, nlon), or what closes the totals (m, K) on logits (K, pixels of such cells) and is drawn from that. Raises
+    CellError; `cell` counts the cells of kind RUN.
+    """
+    run = np.flatnonzero(kind == kernel.RUN)
     if not kernel.ready():
-        blocks = pixels.block(logits.of_pixels()), pixels.block(pixels.area)
-        fractions, residual = constraint.close(*blocks, totals)
-        out[:, pixels.which] = pixels.unblock(fractions)
-        return residual
-    constraint.refuse_totals(totals)
-    given = np.ascontiguousarray(totals)
-    residual, bad = kernel.close(
-        pixels.first, pixels.area, logits.values, logits.at, logits.values.shape[1], None, given, out, pixels.which,
-        out.shape[1],
-    )  # fmt: skip
+        return _fields_numpy(cells, kind, area_rows, base, logits, totals, fractions)
+    constraint.refuse_totals(totals[run])
+    classes = np.empty(cells.size, np.uint8)
+    left, bad = kernel.fields(
+        _tile(cells, area_rows), kind, logits, np.ascontiguousarray(totals), constraint.WHOLE, base, fractions, classes
+    )
     if bad is not None:
-        of_cell = logits.values[:, logits.at[pixels.first[bad] : pixels.first[bad + 1]]]
+        pixels, cell = Pixels.of(cells, run, area_rows), int(np.searchsorted(run, bad))
+        of_cell = logits[:, pixels.first[cell] : pixels.first[cell + 1]]
         klass, pixel = (int(i) for i in np.argwhere(~np.isfinite(of_cell))[0])
-        raise CellError(bad, klass, f"the network gave a logit that is not finite: {of_cell[klass, pixel]}")
-    constraint.refuse_stuck(residual, totals)
-    return residual
+        raise CellError(cell, klass, f"the network gave a logit that is not finite: {of_cell[klass, pixel]}")
+    constraint.refuse_stuck(left[run], totals[run])
+    return classes, left
 
 
-def quota(pixels: Pixels, fractions: Floats, totals: Floats) -> NDArray[np.uint8]:
-    """Class map (n,), 1..K, of fractions (K, whole), with the counts `totals` (C, K) ask for; as `constraint.quota`."""
-    if not kernel.ready():
-        blocks = pixels.block(fractions[:, pixels.which]), pixels.block(np.ones(pixels.which.size, bool))
-        classes: NDArray[np.uint8] = constraint.quota(*blocks, pixels.block(pixels.cell_id), totals)
-        return pixels.unblock(classes)
-    counts = constraint._counts(totals, np.diff(pixels.first))
-    return kernel.quota(pixels.first, fractions, pixels.which, fractions.shape[1], pixels.cell_id, counts)
+def _fields_numpy(
+    cells: TileCells, kind: NDArray[np.uint8], area_rows: Floats, base: NDArray[np.uint8], logits: Logits,
+    totals: Floats, fractions: Floats,
+) -> tuple[NDArray[np.uint8], Floats]:  # fmt: skip
+    classes = settled(cells, kind, base, totals, fractions)
+    run, residual = np.flatnonzero(kind == kernel.RUN), np.zeros_like(totals)
+    if run.size:
+        pixels = Pixels.of(cells, run, area_rows)
+        area = pixels.block(pixels.area)
+        closed, residual[run] = constraint.close(pixels.block(logits), area, totals[run])
+        drawn = constraint.quota(closed, area > 0, pixels.block(pixels.cell_id), totals[run])
+        fractions[:, pixels.which], classes[pixels.which] = pixels.unblock(closed), pixels.unblock(drawn)
+    return classes, residual
+
+
+def settled(
+    cells: TileCells, kind: NDArray[np.uint8], base: NDArray[np.uint8], totals: Floats, fractions: Floats
+) -> NDArray[np.uint8]:
+    """As `fields`, but for cells of kind RUN, which are yet to come."""
+    of_cell = cells.coarse_of_cell
+    classes = (totals.argmax(axis=1) + 1).astype(np.uint8)[of_cell]
+    shown = (kind == kernel.BASE)[of_cell]
+    classes[shown] = base.reshape(-1)[cells.cells[shown]]
+    kinds = np.arange(1, totals.shape[1] + 1, dtype=np.uint8)
+    np.equal(classes, kinds[:, None], out=fractions)
+    return classes
+
+
+def _tile(cells: TileCells, area_rows: Floats) -> kernel.Tile:
+    tile = cells.tile
+    return kernel.Tile(cells.first, cells.inside, tile.size, (tile.row0, tile.col0), area_rows, cells.nlon)

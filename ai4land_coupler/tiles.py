@@ -6,10 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ai4land_coupler import kernel
 from ai4land_coupler.errors import GridError
 from ai4land_coupler.grids import RegularGrid
-from ai4land_coupler.pixels import Logits, Pixels
 
 
 @dataclass(frozen=True)
@@ -122,29 +120,6 @@ class TileCells:
         at[self.inside] = np.arange(self.inside.size)
         return at[at >= 0]
 
-    def pixels(self, some: NDArray[np.int64], area_rows: NDArray[np.float64]) -> Pixels:
-        """The cells in `some` (c,) ascending of its coarse cells; area_rows: area of a fine cell by row, m2."""
-        first, tile = np.zeros(some.size + 1, np.int64), self.tile
-        np.cumsum(np.diff(self.first)[some], out=first[1:])
-        if kernel.ready():
-            parts = kernel.pixels(
-                some, self.first, self.inside, tile.size, area_rows, (tile.row0, tile.col0), self.nlon
-            )
-            return Pixels(first, *parts, self.size, self.ratio, self.nlon)
-        which = np.repeat(self.first[some] - first[:-1], np.diff(first)) + np.arange(first[-1])
-        row, column = divide(self.inside[which], tile.size)
-        row += tile.row0
-        return Pixels(
-            first, which, area_rows[row], row * self.nlon + column + tile.col0 + 1, self.size, self.ratio, self.nlon
-        )
-
-    def places(self, which: NDArray[np.int64], start: tuple[int, int], width: int) -> NDArray[np.int64]:
-        """Where the cells (n,) of a window lie, whose rows are `width` long and in which the tile begins at `start`."""
-        if kernel.ready():
-            return kernel.places(which, self.inside, self.tile.size, start[0] * width + start[1], width)
-        row, column = divide(self.inside[which], self.tile.size)
-        return (row + start[0]) * width + column + start[1]
-
     def block(self, values: NDArray) -> NDArray:
         """Cell values (..., n) as (m, ..., ratio^2) coarse cell by coarse cell, 0 where no cell is delivered."""
         out = np.zeros((*values.shape[:-1], self.coarse.size * self.ratio**2), dtype=values.dtype)
@@ -224,17 +199,15 @@ class TileFields:
 class TileDraft:
     """What the network says of a tile before its totals are known.
 
-    run (r,): which of its m coarse cells were run; logits: of their pixels; means (K, m) float64: area-weighted means
-    of the network's fractions in each coarse cell, NaN where it was not run.
+    run (r,): which of its m coarse cells were run; logits (K, pixels) of those; means (K, m) float64: area-weighted
+    means of the network's fractions in each coarse cell, NaN where it was not run; room (K, n): memory for the
+    fractions, where the logits lie in it.
     """
 
     run: NDArray[np.int64]
-    logits: Logits
+    logits: NDArray[np.float32]
     means: NDArray[np.float64]
-
-    def answer(self, _: Pixels) -> Logits:
-        """The logits, for the pixels that were run."""
-        return self.logits
+    room: NDArray[np.float64] | None = None
 
 
 @functools.lru_cache(maxsize=4)

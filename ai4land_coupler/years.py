@@ -253,7 +253,7 @@ class Years:
         work = self.domain.work(begun.totals, self._change is not None, begun.priors)
         if self._shares is None:
             return Made(self._runner.run(work, watch, done), [])
-        return Made(None, self._runner.draft(work, watch, done))
+        return Made(None, self._runner.draft(work, watch, done, once=not self._lag))
 
     def _settled(self, begun: Begun, made: Made) -> Begun:
         """The year with the totals that its tiles are to meet, which may follow from what the network says."""

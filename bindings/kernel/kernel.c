@@ -235,10 +235,11 @@ static int together(const int64_t *at, int64_t n)
     return at[n - 1] - at[0] == n - 1;
 }
 
-/* e = from[at] */
+/* e = from[at], or from where there is no `at` */
 static inline void gather_doubles(double *restrict e, const float *restrict from, const int64_t *restrict at, int64_t n)
 {
-    for (int64_t i = 0; i < n;) {
+    for (int64_t i = 0; !at && i < n; i++) e[i] = from[i];
+    for (int64_t i = 0; at && i < n;) {
         if (i + 4 <= n && run_of_four(at + i)) {
             four_floats some;
             memcpy(&some, from + at[i], sizeof some);
@@ -303,7 +304,7 @@ static void meet(cell *c, const double *f, const int *order, double *left)
 static int finite(int64_t n, const float *z, const int64_t *at)
 {
     int bad = 0;
-    for (int64_t i = 0; i < n; i++) bad |= !(fabsf(z[at[i]]) <= FLT_MAX);
+    for (int64_t i = 0; i < n; i++) bad |= !(fabsf(z[at ? at[i] : i]) <= FLT_MAX);
     return !bad;
 }
 
@@ -315,10 +316,9 @@ static void put(double *p, const double *from, const int64_t *to, int64_t n)
         for (int64_t i = 0; i < n; i++) p[to[i]] = from ? from[i] : 0.0;
 }
 
-/* Whether its logits are finite; where not, nothing is closed. */
+/* Whether its logits are finite; where not, nothing is closed. The fractions of the classes present are left in c->p. */
 static int close_cell(cell *c, int64_t classes, const double *area, const float *z, const int64_t *at, int64_t step,
-                       const unsigned char *allowed, const double *f, double *p, const int64_t *to, int64_t stride,
-                       double *left, int *order)
+                       const unsigned char *allowed, const double *f, double *left, int *order)
 {
     aim(c, classes, f, order);
     weigh(c, area);
@@ -326,9 +326,6 @@ static int close_cell(cell *c, int64_t classes, const double *area, const float 
         if (!(f[k] > 0) && !finite(c->n, z + k * step, at)) return 0;
     if (!prepare(c, z, at, step, allowed, order, DEEPEST_LOGIT)) return 0;
     meet(c, f, order, left);
-    for (int64_t k = 0; k < classes; k++)
-        if (!(f[k] > 0)) put(p + k * stride, NULL, to, c->n);
-    for (int j = 0; j < c->k; j++) put(p + order[j] * stride, c->p + j * c->n, to, c->n);
     return 1;
 }
 
@@ -365,9 +362,14 @@ int64_t kernel_close(int64_t cells, int64_t classes, const int64_t *first, const
         const int64_t start = first[i];
         c.n = first[i + 1] - start;
         if (!c.n) continue;
-        if (!close_cell(&c, classes, area + start, z, at + start, step, allowed, f + i * classes, p, to + start, stride,
-                        left + i * classes, order))
+        const double *wanted = f + i * classes;
+        if (!close_cell(&c, classes, area + start, z, at + start, step, allowed, wanted, left + i * classes, order)) {
             bad = i + 1;
+            continue;
+        }
+        for (int64_t k = 0; k < classes; k++)
+            if (!(wanted[k] > 0)) put(p + k * stride, NULL, to + start, c.n);
+        for (int j = 0; j < c.k; j++) put(p + order[j] * stride, c.p + j * c.n, to + start, c.n);
     }
     free(memory), free(order);
     return bad;
@@ -428,26 +430,6 @@ WIDE static void mean_of_cell(cell *c, const double *area, const float *z, const
     for (int j = 0; j < c->k; j++) mean[j] = dot(c->w, c->e + j * c->n, c->n);
 }
 
-int kernel_means(int64_t cells, int64_t classes, const int64_t *first, const double *area, const float *z,
-                 const int64_t *at, int64_t step, double *mean)
-{
-    size_t k = (size_t)classes, n = (size_t)most_pixels(cells, first);
-    double *memory = malloc((k * n + 2 * n + 1) * sizeof *memory);
-    int *order = malloc((k + 1) * sizeof *order);
-    int failed = !memory || !order;
-    if (!failed) {
-        cell c = {.k = (int)classes, .e = memory, .total = memory + k * n, .w = memory + k * n + n};
-        for (int j = 0; j < (int)classes; j++) order[j] = j;
-        memset(mean, 0, (size_t)cells * k * sizeof *mean);
-        for (int64_t i = 0; i < cells; i++) {
-            c.n = first[i + 1] - first[i];
-            if (c.n) mean_of_cell(&c, area + first[i], z, at + first[i], step, order, mean + i * classes);
-        }
-    }
-    free(memory), free(order);
-    return failed ? -1 : 0;
-}
-
 /* Pixels and what they are put in order by; apart, as a pair of two kinds is slow to read when it was just written. */
 typedef struct {
     double *key;
@@ -499,8 +481,8 @@ static uint64_t hash(int64_t id)
 typedef struct {
     int k;
     int64_t n;
-    int64_t *start, *pixel;
-    double *p; /* [k][n], by the pixel's number */
+    int64_t *start, *pixel, *dealt, *moved, *looked;
+    const double **p; /* of each class [n], by the pixel's number */
     uint64_t *draw;
     candidates scratch;
 } shares;
@@ -510,7 +492,7 @@ static int exchange(shares *s, int i, int j)
 {
     int64_t *of_i = s->pixel + s->start[i], *of_j = s->pixel + s->start[j];
     const int64_t n_i = s->start[i + 1] - s->start[i], n_j = s->start[j + 1] - s->start[j];
-    const double *pi = s->p + i * s->n, *pj = s->p + j * s->n;
+    const double *pi = s->p[i], *pj = s->p[j];
     double keenest = -INFINITY, least = INFINITY;
     for (int64_t m = 0; m < n_i; m++) {
         double prefers_j = pj[of_i[m]] - pi[of_i[m]];
@@ -627,38 +609,174 @@ int kernel_counts(int64_t cells, int64_t classes, const double *f, const int64_t
     return 0;
 }
 
+/* Memory to draw cells of up to n pixels, to be freed; NULL where there is none. */
+static void *furnish_shares(shares *s, size_t k, size_t n)
+{
+    int64_t *memory = malloc((3 * n + 3 * k + k * k + 3 + n + n + k) * sizeof *memory);
+    if (!memory) return NULL;
+    int64_t *small = memory + 3 * n;
+    *s = (shares){.pixel = memory, .start = small, .moved = small + k + 1, .looked = small + 2 * k + 1,
+                  .draw = (uint64_t *)(small + 3 * k + k * k + 3), .p = (const double **)(small + 3 * k + k * k + 3 + n)};
+    s->dealt = memory + n, s->scratch = (candidates){(double *)(small + 4 * k + k * k + 3 + n), memory + 2 * n};
+    return memory;
+}
+
+/* Draws the map of a cell of n pixels from the fractions of[c] of each class. */
+static void draw_cell(shares *s, int64_t n, int64_t classes, const int64_t *count, const double **of, const int64_t *id,
+                      int *order, unsigned char *place)
+{
+    s->n = n, s->k = 0;
+    for (int64_t j = 0; j < classes; j++) { /* the largest first and the lower of equals */
+        if (!count[j]) continue;
+        int at = s->k++;
+        for (; at > 0 && count[order[at - 1]] < count[j]; at--) order[at] = order[at - 1];
+        order[at] = (int)j;
+    }
+    if (s->k == 1) {
+        memset(place, order[0] + 1, (size_t)n);
+        return;
+    }
+    for (int64_t m = 0; m < n; m++) s->draw[m] = hash(id[m]);
+    s->start[0] = 0;
+    for (int j = 0; j < s->k; j++) s->start[j + 1] = s->start[j] + count[order[j]], s->p[j] = of[order[j]];
+    deal(s, s->dealt);
+    settle(s, s->moved, s->looked);
+    for (int j = 0; j < s->k; j++)
+        for (int64_t m = s->start[j]; m < s->start[j + 1]; m++) place[s->pixel[m]] = (unsigned char)(order[j] + 1);
+}
+
 int kernel_quota(int64_t cells, int64_t classes, const int64_t *first, const double *p, const int64_t *to,
                  int64_t stride, const int64_t *id, const int64_t *count, unsigned char *place)
 {
     size_t k = (size_t)classes, n = (size_t)most_pixels(cells, first);
-    int64_t *memory = malloc((3 * n + 3 * k + k * k + 2) * sizeof *memory);
-    double *values = malloc((k * n + k + n + 1) * sizeof *values);
-    uint64_t *draw = malloc((n + 1) * sizeof *draw);
+    shares s;
+    void *memory = furnish_shares(&s, k, n);
+    double *values = malloc((k * n + 1) * sizeof *values);
+    const double **of = malloc((k + 1) * sizeof *of);
     int *order = malloc((k + 1) * sizeof *order);
-    int failed = !memory || !values || !draw || !order;
+    int failed = !memory || !values || !of || !order;
     for (int64_t c = 0; c < cells && !failed; c++) {
-        const int64_t begin = first[c], *wanted = count + c * classes;
-        double *amount = values + k * n;
-        shares s = {.n = first[c + 1] - begin, .pixel = memory, .start = memory + n, .p = values, .draw = draw,
-                    .scratch = {values + k * n + k, memory + 2 * n + 3 * k + k * k + 2}};
-        if (!s.n) continue;
-        for (size_t j = 0; j < k; j++) amount[j] = (double)wanted[j];
-        s.k = present(classes, amount, order);
-        if (s.k == 1) {
-            memset(place + begin, order[0] + 1, (size_t)s.n);
+        const int64_t begin = first[c], here = first[c + 1] - begin, *wanted = count + c * classes;
+        if (!here) continue;
+        for (int64_t j = 0; j < classes; j++) {
+            of[j] = values + j * here;
+            if (wanted[j]) take(values + j * here, p + j * stride, to + begin, here);
+        }
+        draw_cell(&s, here, classes, wanted, of, id + begin, order, place + begin);
+    }
+    free(memory), free(values), free(of), free(order);
+    return failed ? -1 : 0;
+}
+
+/* Area and id of each pixel of coarse cell c. */
+static void look(const kernel_tile *t, int64_t c, double *area, int64_t *id)
+{
+    for (int64_t i = t->first[c], m = 0; i < t->first[c + 1]; i++, m++) {
+        const int32_t row = t->inside[i] / t->size, column = t->inside[i] - row * t->size;
+        area[m] = t->area_rows[row], id[m] = t->id0 + row * t->nlon + column;
+    }
+}
+
+/* picked[k * n + m] of the pixels of coarse cell c, of which those side by side are moved together. */
+static void pick_cell(const kernel_tile *t, int64_t c, int64_t classes, const float *z, int64_t step, int64_t start,
+                      int64_t width, float *picked, int64_t n)
+{
+    const int32_t *inside = t->inside;
+    for (int64_t i = t->first[c], stop = t->first[c + 1], next; i < stop; i = next) {
+        const int32_t row = inside[i] / t->size, end = (row + 1) * t->size;
+        for (next = i + 1; next < stop && inside[next] < end && inside[next] - inside[i] == next - i;) next++;
+        const float *from = z + start + row * width + (inside[i] - row * t->size);
+        float *to = picked + (i - t->first[c]);
+        for (int64_t k = 0; k < classes; k++)
+            for (int64_t m = 0; m < next - i; m++) to[k * n + m] = from[k * step + m];
+    }
+}
+
+static int64_t pixels_of(const kernel_tile *t, int64_t cells, const int64_t *some)
+{
+    int64_t n = 0;
+    for (int64_t c = 0; c < cells; c++) n += t->first[some[c] + 1] - t->first[some[c]];
+    return n;
+}
+
+int kernel_pick(const kernel_tile *tile, int64_t cells, const int64_t *some, int64_t classes, const float *z, int64_t step,
+                int64_t start, int64_t width, float *picked, double *mean)
+{
+    const int64_t n = pixels_of(tile, cells, some);
+    size_t k = (size_t)classes, most = (size_t)most_pixels(tile->cells, tile->first);
+    double *memory = malloc((k * most + 3 * most + 1) * sizeof *memory);
+    int64_t *id = malloc((most + 1) * sizeof *id);
+    int *order = malloc((k + 1) * sizeof *order);
+    int failed = !memory || !id || !order;
+    if (!failed) {
+        double *area = memory + k * most + 2 * most;
+        cell one = {.k = (int)classes, .e = memory, .total = memory + k * most, .w = memory + k * most + most};
+        for (int j = 0; j < (int)classes; j++) order[j] = j;
+        for (int64_t c = 0, m = 0; c < cells; c++, m += one.n) {
+            one.n = tile->first[some[c] + 1] - tile->first[some[c]];
+            pick_cell(tile, some[c], classes, z, step, start, width, picked + m, n);
+            if (!mean) continue;
+            look(tile, some[c], area, id);
+            mean_of_cell(&one, area, picked + m, NULL, n, order, mean + c * classes);
+        }
+    }
+    free(memory), free(id), free(order);
+    return failed ? -1 : 0;
+}
+
+/* All pixels of coarse cell c show one class each: `only`, or what the base map has. */
+static void show(const kernel_tile *t, int64_t c, int64_t classes, int only, const unsigned char *base, const int64_t *id,
+                 double *p, int64_t stride, unsigned char *place)
+{
+    const int64_t start = t->first[c], n = t->first[c + 1] - start;
+    for (int64_t m = 0; m < n; m++) place[start + m] = only ? (unsigned char)only : base[id[m] - 1];
+    for (int64_t k = 0; k < classes; k++)
+        for (int64_t m = 0; m < n; m++) p[k * stride + start + m] = place[start + m] == k + 1 ? 1.0 : 0.0;
+}
+
+int64_t kernel_fields(const kernel_tile *tile, int64_t classes, const unsigned char *kind, const float *z, int64_t step,
+                      const double *f, double whole, const unsigned char *base, double *p, unsigned char *place,
+                      double *left)
+{
+    size_t k = (size_t)classes, n = (size_t)most_pixels(tile->cells, tile->first);
+    const int64_t stride = tile->first[tile->cells];
+    cell c;
+    shares s;
+    void *of_cell = furnish(&c, k, n), *of_shares = furnish_shares(&s, k, n);
+    double *area = malloc((n + k + 1) * sizeof *area);
+    int64_t *id = malloc((n + k + 1) * sizeof *id), *count = id ? id + n : NULL;
+    const double **of = malloc((k + 1) * sizeof *of);
+    int *order = malloc((k + 1) * sizeof *order);
+    int64_t bad = of_cell && of_shares && area && id && of && order ? 0 : -1;
+    memset(left, 0, (size_t)(tile->cells * classes) * sizeof *left);
+    for (int64_t i = 0; i < tile->cells && !bad; i++) {
+        const double *wanted = f + i * classes;
+        const int64_t start = tile->first[i];
+        c.n = tile->first[i + 1] - start;
+        look(tile, i, area, id);
+        if (kind[i] != KERNEL_RUN) {
+            int most = 0;
+            for (int j = 1; j < classes; j++)
+                if (wanted[j] > wanted[most]) most = j;
+            show(tile, i, classes, kind[i] == KERNEL_BASE ? 0 : most + 1, base, id, p, stride, place);
             continue;
         }
-        for (int64_t m = 0; m < s.n; m++) draw[m] = hash(id[begin + m]);
-        s.start[0] = 0;
-        for (int j = 0; j < s.k; j++) {
-            s.start[j + 1] = s.start[j] + wanted[order[j]];
-            take(values + j * s.n, p + order[j] * stride, to + begin, s.n);
+        if (!close_cell(&c, classes, area, z, NULL, step, NULL, wanted, left + i * classes, order)) {
+            bad = i + 1;
+            continue;
         }
-        deal(&s, memory + n + 3 * k + k * k + 2);
-        settle(&s, s.start + k + 1, s.start + 2 * k + 1);
-        for (int j = 0; j < s.k; j++)
-            for (int64_t m = s.start[j]; m < s.start[j + 1]; m++) place[begin + s.pixel[m]] = (unsigned char)(order[j] + 1);
+        for (int64_t j = 0; j < classes; j++) {
+            of[j] = NULL;
+            if (!(wanted[j] > 0)) memset(p + j * stride + start, 0, (size_t)c.n * sizeof *p);
+        }
+        for (int j = 0; j < c.k; j++) {
+            of[order[j]] = c.p + j * c.n;
+            memcpy(p + order[j] * stride + start, c.p + j * c.n, (size_t)c.n * sizeof *p);
+        }
+        count_of_cell(classes, wanted, (double)c.n, whole, area + n, count);
+        draw_cell(&s, c.n, classes, count, of, id, order, place + start);
+        z += c.n;
     }
-    free(memory), free(values), free(draw), free(order);
-    return failed ? -1 : 0;
+    free(of_cell), free(of_shares), free(area), free(id), free(of), free(order);
+    return bad;
 }

@@ -7,7 +7,7 @@
 #define AI4LAND_KERNEL_H
 #include <stdint.h>
 
-#define KERNEL_VERSION 8 /* of this interface; a build of another one is not used */
+#define KERNEL_VERSION 9 /* of this interface; a build of another one is not used */
 
 /* Fractions closest to softmax(z) that meet the totals f [cells][classes] of every coarse cell. Cell c has the pixels
    first[c] .. first[c + 1] of land, with areas area[i] > 0. The logit of class k is z[at[i] + k * step], the fraction is
@@ -24,11 +24,6 @@ int64_t kernel_close(int64_t cells, int64_t classes, const int64_t *first, const
 int kernel_spread(int64_t hosts, int64_t classes, const int64_t *first, const double *area, const double *q,
                   const double *f, double *share, double *left);
 
-/* mean [cells][classes] over the area of each coarse cell of softmax(z), laid out as above; 0 without land, NaN where a
-   logit is not finite. 0, or -1 without memory. */
-int kernel_means(int64_t cells, int64_t classes, const int64_t *first, const double *area, const float *z,
-                 const int64_t *at, int64_t step, double *mean);
-
 /* count [cells][classes]: pixels of each class, of pixels[c] in all, nearest to the totals f [cells][classes] by largest
    remainder; what is short of a whole pixel by less than `whole` is one. 0, or -1 without memory. */
 int kernel_counts(int64_t cells, int64_t classes, const double *f, const int64_t *pixels, double whole, int64_t *count);
@@ -38,23 +33,35 @@ int kernel_counts(int64_t cells, int64_t classes, const double *f, const int64_t
 int kernel_quota(int64_t cells, int64_t classes, const int64_t *first, const double *p, const int64_t *to,
                  int64_t stride, const int64_t *id, const int64_t *count, unsigned char *place);
 
-/* The pixels of the coarse cells some[c] of a square tile of `size` cells a side: inside [..] says where in it each lies,
-   those of coarse cell c stand from first[c] to first[c + 1]. Of each: which, its position in inside; area, by its row,
-   the tile's first being row0 of area_rows; id, counted from id0 in rows of nlon. */
-void kernel_pixels(int64_t cells, const int64_t *some, const int64_t *first, const int32_t *inside, int32_t size,
-                   const double *area_rows, int64_t row0, int64_t id0, int64_t nlon, int64_t *which, double *area,
-                   int64_t *id);
+/* The pixels of the coarse cells of a square tile, `size` cells a side: inside [..] says where in it each lies, row by row;
+   those of coarse cell c stand from first[c] to first[c + 1]. area_rows: area of a pixel by its row in the tile; ids count
+   from id0, that of the tile's first, in rows of nlon. */
+typedef struct {
+    int64_t cells;
+    const int64_t *first;
+    const int32_t *inside;
+    int32_t size;
+    const double *area_rows;
+    int64_t id0, nlon;
+} kernel_tile;
 
-/* Where the pixels inside[which[i]] of such a tile lie in rows of `width`, in which the tile begins at `start`. */
-void kernel_places(int64_t n, const int64_t *which, const int32_t *inside, int32_t size, int64_t start, int64_t width,
-                   int64_t *place);
+/* picked [classes][n]: the logits of the pixels of coarse cells some[c], in their order, of planes z[k * step + ..] whose
+   rows are `width` long and in which the tile begins at `start`. mean [cells][classes], where it is not NULL: means over
+   the area of each cell of softmax(z); 0 without land, NaN where a logit is not finite. 0, or -1 without memory. */
+int kernel_pick(const kernel_tile *tile, int64_t cells, const int64_t *some, int64_t classes, const float *z, int64_t step,
+                int64_t start, int64_t width, float *picked, double *mean);
 
-/* picked [classes][n]: the logits z[at[i] + k * step] of such pixels. */
-void kernel_pick(int64_t n, int64_t classes, const float *z, const int64_t *at, int64_t step, float *picked);
+#define KERNEL_ONE 0
+#define KERNEL_BASE 1
+#define KERNEL_RUN 2
 
-/* Pixels of one class each: p[which[i] + k * stride] is 1 for class label[i], counted from 1, and place[which[i]] is it. */
-void kernel_fill(int64_t n, int64_t classes, const int64_t *which, const unsigned char *label, int64_t stride,
-                 double *p, unsigned char *place);
+/* The fields of all n pixels of a tile: fractions p [classes][n], and place [n], classes from 1. What a coarse cell shows
+   says kind [cells]: the class of its largest total alone; classes base[id - 1]; or what closes the totals f [cells][classes]
+   on the logits z [classes][step] of the pixels of such cells, as kernel_close, and is drawn from that, as kernel_counts
+   and kernel_quota. left [cells][classes] and what is returned: as of kernel_close. */
+int64_t kernel_fields(const kernel_tile *tile, int64_t classes, const unsigned char *kind, const float *z, int64_t step,
+                      const double *f, double whole, const unsigned char *base, double *p, unsigned char *place,
+                      double *left);
 
 /* A sparse matrix. Row r begins with entries 2 r and 2 r + 1 of column and weight, weight 0 and one column past the last
    where it has fewer; the rest of the row long_row[l], ascending, are the entries rest_first[l] .. rest_first[l + 1]. */

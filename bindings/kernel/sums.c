@@ -1,4 +1,4 @@
-/* Pixels of coarse cells, sparse sums over them, and their digest. */
+/* Sparse sums, and the digest of fields. */
 #include "kernel.h"
 #include "wide.h"
 
@@ -6,47 +6,6 @@
 #if defined(__x86_64__)
 #include <emmintrin.h>
 #endif
-
-void kernel_pixels(int64_t cells, const int64_t *some, const int64_t *first, const int32_t *inside, int32_t size,
-                   const double *area_rows, int64_t row0, int64_t id0, int64_t nlon, int64_t *which, double *area,
-                   int64_t *id)
-{
-    for (int64_t c = 0, m = 0; c < cells; c++) {
-        for (int64_t i = first[some[c]]; i < first[some[c] + 1]; i++, m++) {
-            const int32_t row = inside[i] / size, column = inside[i] - row * size;
-            which[m] = i, area[m] = area_rows[row0 + row], id[m] = id0 + row * nlon + column;
-        }
-    }
-}
-
-void kernel_places(int64_t n, const int64_t *which, const int32_t *inside, int32_t size, int64_t start, int64_t width,
-                   int64_t *place)
-{
-    for (int64_t i = 0; i < n; i++) {
-        const int32_t row = inside[which[i]] / size;
-        place[i] = start + row * width + (inside[which[i]] - row * size);
-    }
-}
-
-void kernel_pick(int64_t n, int64_t classes, const float *z, const int64_t *at, int64_t step, float *picked)
-{
-    for (int64_t k = 0; k < classes; k++) {
-        const float *from = z + k * step;
-        float *to = picked + k * n;
-        for (int64_t i = 0; i < n;) {
-            if (i + 4 <= n && run_of_four(at + i)) memcpy(to + i, from + at[i], 4 * sizeof *to), i += 4;
-            else to[i] = from[at[i]], i++;
-        }
-    }
-}
-
-void kernel_fill(int64_t n, int64_t classes, const int64_t *which, const unsigned char *label, int64_t stride,
-                 double *p, unsigned char *place)
-{
-    for (int64_t i = 0; i < n; i++) place[which[i]] = label[i];
-    for (int64_t k = 0; k < classes; k++)
-        for (int64_t i = 0; i < n; i++) p[which[i] + k * stride] = label[i] == k + 1 ? 1.0 : 0.0;
-}
 
 #define FIELDS KERNEL_FIELDS /* summed at a time */
 

@@ -137,7 +137,7 @@ def test_drafts_are_those_of_the_processor(emulator: Emulator) -> None:
     for a, b in zip(ours, theirs, strict=True):
         assert (a.run == b.run).all()
         np.testing.assert_allclose(a.means, b.means, rtol=0, atol=1e-5)
-        np.testing.assert_allclose(a.logits.of_pixels(), b.logits.of_pixels(), rtol=0, atol=1e-3)
+        np.testing.assert_allclose(a.logits, b.logits, rtol=0, atol=1e-3)
 
 
 def test_a_network_with_a_prior_map_is_given_it(tmp_path: Path) -> None:

@@ -107,11 +107,28 @@ def test_threads_that_share_the_tiles_change_no_bit(folder: Path, threads: int) 
     drafts = runner.draft(works, Stopwatch(), lambda: None)
     late = runner.close(works, drafts, Stopwatch())
     assert (len(calls), drafts, threading.active_count()) == (len(works), [], before)
-    for one, *others in zip(alone, shared, late, strict=True):
+    within = runner.close(works, runner.draft(works, Stopwatch(), lambda: None, once=True), Stopwatch())
+    for one, *others in zip(alone, shared, late, within, strict=True):
         for other in others:
             assert one.fractions.tobytes() == other.fractions.tobytes()
             assert one.classes.tobytes() == other.classes.tobytes()
             assert one.residual.tobytes() == other.residual.tobytes()
+
+
+def test_drafts_can_be_closed_again_but_where_they_wait_in_the_memory_of_the_fields(folder: Path) -> None:
+    emulator = Emulator.load(folder)
+    works = work_of(emulator, totals(), np.full(NCOARSE, OWN, np.uint8))
+    runner = TileRunner(emulator, "level", "float32", 1)
+    drafts = runner.draft(works, Stopwatch(), lambda: None)
+    first, second = (runner.close(works, list(drafts), Stopwatch()) for _ in range(2))
+    for one, other in zip(first, second, strict=True):
+        assert one.fractions.tobytes() == other.fractions.tobytes()
+        assert not np.shares_memory(one.fractions, other.fractions)
+    drafts = runner.draft(works, Stopwatch(), lambda: None, once=True)
+    waiting = [(draft.logits, draft.room) for draft in drafts]
+    for (logits, room), of_tile in zip(waiting, runner.close(works, drafts, Stopwatch()), strict=True):
+        assert of_tile.fractions is room
+        assert not logits.size or np.shares_memory(logits, room)
 
 
 @pytest.mark.parametrize("tile", [0, 1])
@@ -120,7 +137,7 @@ def test_what_fails_in_a_thread_is_raised_once_all_have_ended(folder: Path, tile
     works = work_of(emulator, totals(), np.full(NCOARSE, OWN, np.uint8))
     runner, before = TileRunner(emulator, "level", "float32", 2), threading.active_count()
     drafts = runner.draft(works, Stopwatch(), lambda: None)
-    drafts[tile].logits.values[1] = np.nan
+    drafts[tile].logits[1] = np.nan
     with pytest.raises(ConstraintError, match=r"coarse cell \d+ at .*class 2: the network gave a logit"):
         runner.close(works, drafts, Stopwatch())
     assert threading.active_count() == before

@@ -15,7 +15,7 @@ from ai4land_coupler.coarsehosts import _by_kernel, _by_numpy
 from ai4land_coupler.constraint import close, quota
 from ai4land_coupler.domain import TileSums
 from ai4land_coupler.grids import RegularGrid
-from ai4land_coupler.pixels import fill
+from ai4land_coupler.pixels import pick
 from ai4land_coupler.tally import mark, weighted_sums
 from ai4land_coupler.tiles import Tile, TileCells
 
@@ -70,16 +70,20 @@ def test_shares_of_coarse_hosts_are_numpys(seed, classes, each):
 @given(seed=st.integers(0, 2**31), spread=st.sampled_from([0.0, 1.0, 50.0]), classes=st.integers(1, 12))
 def test_means_are_numpys(seed, spread, classes):
     """Also of logits so far apart that the share of a class is beyond the smallest double."""
-    logits, area, _ = batch(seed, cells=20, classes=classes, pixels=37, spread=spread)
-    land = area > 0
-    first, at = constraint._ragged(land, classes)
-    found = kernel.means(first, area[land], logits, at, 37, classes)
-    expected = constraint.means(logits[land.any(1)], area[land.any(1)])
-    np.testing.assert_allclose(found[land.any(1)], expected, rtol=0, atol=1e-14)
-    assert not found[~land.any(1)].any()
-    bad = logits.copy()
-    bad.reshape(-1)[at[0]] = np.nan
-    assert np.isnan(kernel.means(first, area[land], bad, at, 37, classes)[np.flatnonzero(land.any(1))[0]]).all()
+    random, fine = np.random.default_rng(seed), RegularGrid(80, 160)
+    cells = TileCells.of(Tile(6, 40, 80, 40), random.random((40, 40)) < 0.4, fine, 10)
+    window = (spread * random.normal(size=(classes, 40, 40))).astype(np.float32)
+    some, out = np.arange(cells.coarse.size), np.empty((classes, cells.size), np.float32)
+    given_to = cells, some, fine.area_rows, window, (0, 0), out, True
+    found = pick(*given_to)
+    with pytest.MonkeyPatch.context() as without:
+        without.setattr(kernel, "_module", None)
+        expected = pick(*given_to)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-14)
+    window.reshape(classes, -1)[-1, cells.inside[0]] = np.nan
+    found = pick(*given_to)
+    assert np.isnan(found[0]).all()
+    assert np.isfinite(found[1:]).all()
 
 
 def test_two_pixels_by_hand():
@@ -206,22 +210,6 @@ def test_sums_over_overlaps_and_areas(by_numpy, classes):
     np.testing.assert_allclose(weighted_sums(x, weight), by_numpy(weighted_sums, x, weight), rtol=1e-14)
 
 
-def test_pixels_of_some_coarse_cells_are_numpys(by_numpy):
-    """All, some and none of those of a tile that begins neither in the first row nor in the first column."""
-    random, fine = np.random.default_rng(6), RegularGrid(80, 160)
-    cells = TileCells.of(Tile(6, 40, 80, 40), random.random((40, 40)) < 0.4, fine, 10)
-    window = random.random((46, 50))
-    for some in (np.arange(cells.coarse.size), np.array([1, 4, 9]), np.empty(0, np.int64)):
-        found, expected = cells.pixels(some, fine.area_rows), by_numpy(cells.pixels, some, fine.area_rows)
-        for name in ("first", "which", "area", "cell_id"):
-            assert np.array_equal(getattr(found, name), getattr(expected, name)), name
-        assert np.array_equal(found.cell_id, cells.cells[found.which] + 1)
-        at = cells.places(found.which, (2, 3), 50)
-        assert np.array_equal(at, by_numpy(cells.places, found.which, (2, 3), 50))
-        inside = window[2:42, 3:43].reshape(-1)[cells.inside[found.which]]
-        assert np.array_equal(window.reshape(-1)[at], inside)
-
-
 @settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 2**31), classes=st.integers(1, 12), at_random=st.booleans())
 def test_counts_are_numpys(seed, classes, at_random):
@@ -236,32 +224,6 @@ def test_counts_are_numpys(seed, classes, at_random):
     assert np.array_equal(found, constraint._counts_numpy(totals * pixels[:, None], pixels))
     assert np.array_equal(found.sum(axis=1), pixels)
     assert np.abs(found - totals * pixels[:, None]).max() < 1
-
-
-def test_pixels_are_picked_wherever_runs_of_them_begin_and_end():
-    """Runs of 0 to 9 places side by side, one right behind another too, and four that only look like one."""
-    random = np.random.default_rng(9)
-    z = random.random((3, 500)).astype(np.float32)
-    at = np.flatnonzero(np.repeat(random.random(100) < 0.6, random.multinomial(500, np.full(100, 0.01))))
-    assert np.array_equal(kernel.pick(z, at), z[:, at])
-    assert kernel.pick(z, at[:0]).shape == (3, 0)
-    across = np.array([308, 210, 260, 311])  # the last pixel of a cell, and the next cell's, which begins further up
-    assert np.array_equal(kernel.pick(z, across), z[:, across])
-
-
-def test_pixels_of_one_class_each_are_numpys(by_numpy):
-    random, fine = np.random.default_rng(7), RegularGrid(80, 160)
-    cells = TileCells.of(Tile(6, 40, 80, 40), random.random((40, 40)) < 0.4, fine, 10)
-    pixels = cells.pixels(np.array([0, 5, 6]), fine.area_rows)
-    label = random.integers(1, 4, pixels.which.size).astype(np.uint8)
-    ways = [(np.full((3, cells.size), -1.0), np.full(cells.size, 99, np.uint8)) for _ in range(2)]
-    fill(pixels, label, *ways[0])
-    by_numpy(fill, pixels, label, *ways[1])
-    for one, other in zip(*ways, strict=True):
-        assert np.array_equal(one, other)
-    untouched = np.delete(np.arange(cells.size), pixels.which)
-    assert (ways[0][0][:, untouched] == -1.0).all()
-    assert np.array_equal(ways[0][0][:, pixels.which].argmax(axis=0) + 1, label)
 
 
 @settings(max_examples=20, deadline=None)
@@ -288,6 +250,12 @@ def test_no_memory_is_an_error():
         kernel.quota(first, nothing, index, 1, index, np.ones((1, 2), np.int64))
     with pytest.raises(MemoryError):
         kernel.spread(first, nothing, np.empty((2, 0)), totals)
+    tile, cell = kernel.Tile(first, np.empty(0, np.int32), 1, (0, 0), np.ones(1), 1), np.zeros(1, np.int64)
+    with pytest.raises(MemoryError):
+        kernel.pick(tile, cell[:0], np.empty((2, 0), np.float32), 0, 1, np.empty((2, 0), np.float32), True)
+    byte = np.empty(0, np.uint8)
+    with pytest.raises(MemoryError):
+        kernel.fields(tile, np.zeros(1, np.uint8), np.empty((2, 0), np.float32), totals, 1e-9, byte, nothing, byte)
 
 
 def test_other_threads_run_while_it_works():
