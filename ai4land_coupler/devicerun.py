@@ -9,17 +9,19 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pixel_shuffle
 
 from ai4land_coupler import constraint, constraint_torch
 from ai4land_coupler.device import Device, exact
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.features import StaticFeatures
-from ai4land_coupler.inference import Asked, TileRunner
+from ai4land_coupler.inference import Asked, Then, TileRunner, _as_they_are
 from ai4land_coupler.pixels import Logits
 from ai4land_coupler.stem import LARGEST
 from ai4land_coupler.tiles import TileCells, TileFields, TileWork
@@ -102,12 +104,14 @@ class DeviceRunner(TileRunner):
         super().forget()
         self._resident.clear()
 
-    def run(self, tiles: Iterable[TileWork], watch: Stopwatch, done: Callable[[], None]) -> list[TileFields]:
-        """Fields of each tile, as `TileRunner.run`."""
+    def run(
+        self, tiles: Iterable[TileWork], watch: Stopwatch, done: Callable[[], None], then: Then = _as_they_are
+    ) -> list[Any]:
+        """As `TileRunner.run`."""
         if self._mode != "level":
-            return super().run(tiles, watch, done)
+            return super().run(tiles, watch, done, then)
         with self._torch():
-            return list(self._in_turn(tiles, watch, done))
+            return [then(i, fields) for i, fields in enumerate(self._in_turn(tiles, watch, done))]
 
     @contextmanager
     def _torch(self) -> Iterator[None]:
@@ -223,7 +227,7 @@ class DeviceRunner(TileRunner):
         with watch.stage("features"):
             stem, prior = self._inputs(work, kept)
         with watch.stage("unet"):
-            logits = self._on_device.after_stem(stem, prior, REACH)[0].float()
+            logits = pixel_shuffle(self._on_device.after_stem(stem, prior, REACH), 2)[0].float()
             side = size // ratio
             blocks = logits.reshape(-1, side, ratio, side, ratio).permute(1, 3, 0, 2, 4).reshape(side**2, -1, ratio**2)
             return blocks.index_select(0, self._to(work.cells.blocks))

@@ -1,9 +1,10 @@
 """From coarse totals to fine fractions, tile by tile: features, U-Net, closing, class map."""
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +28,14 @@ S = TypeVar("S")
 T = TypeVar("T")
 Index = NDArray[np.int64]
 Float = NDArray[np.float64]
+
+
+Then = Callable[[int, TileFields], Any]
+"""What is made of the fields of the i-th tile, by the thread that has just made them."""
+
+
+def _as_they_are(_: int, fields: TileFields) -> TileFields:
+    return fields
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,16 +77,24 @@ class TileRunner:
         """Threads that work on the tiles."""
         return self._threads
 
-    def run(self, tiles: Iterable[TileWork], watch: Stopwatch, done: Callable[[], None]) -> list[TileFields]:
-        """Fields of each tile; `done` is called after each. ConstraintError names the coarse cell it cannot close."""
+    def run(
+        self, tiles: Iterable[TileWork], watch: Stopwatch, done: Callable[[], None], then: Then = _as_they_are
+    ) -> list[Any]:
+        """Fields of each tile, or what `then` makes of them; `done` is called after each.
 
-        def closed(asked: Asked, own: Stopwatch) -> TileFields:
+        ConstraintError names the coarse cell it cannot close.
+        """
+
+        def closed(one: tuple[int, Asked], own: Stopwatch) -> Any:
+            i, asked = one
             logits = np.empty((self._legend.size, asked.pixels), np.float32)
             self._ask(asked, logits, own, averaged=False)
             with own.stage("constraint"):
-                return self._closed(asked.work, asked.run, logits, asked.room)
+                fields = self._closed(asked.work, asked.run, logits, asked.room)
+            with own.stage("exchange"):
+                return then(i, fields)
 
-        return self._each(closed, self._prepared_for(tiles, watch), watch, done)
+        return self._each(closed, list(enumerate(self._prepared_for(tiles, watch))), watch, done)
 
     def draft(
         self, tiles: Iterable[TileWork], watch: Stopwatch, done: Callable[[], None], once: bool = False
@@ -98,22 +115,26 @@ class TileRunner:
 
         return self._each(drafted, self._prepared_for(tiles, watch), watch, done)
 
-    def close(self, tiles: Iterable[TileWork], drafts: list[TileDraft], watch: Stopwatch) -> list[TileFields]:
-        """The second half: fields of each tile from its draft and the final totals. ConstraintError as in `run`.
+    def close(
+        self, tiles: Iterable[TileWork], drafts: list[TileDraft], watch: Stopwatch, then: Then = _as_they_are
+    ) -> list[Any]:
+        """The second half: what `run` gives, from the draft of each tile and the final totals.
 
         The drafts are taken out of their list, and each is dropped once its tile is closed.
         """
         works = list(tiles)
         rooms = self._rooms(works) if any(draft.room is None for draft in drafts) else [draft.room for draft in drafts]
-        ran = list(zip(works, drafts, rooms, strict=True))
+        ran = list(zip(itertools.count(), works, drafts, rooms, strict=False))
         drafts.clear()
         del works, rooms
 
-        def closed(one: tuple[TileWork, TileDraft, Float | None], own: Stopwatch) -> TileFields:
-            work, draft, room = one
+        def closed(one: tuple[int, TileWork, TileDraft, Float | None], own: Stopwatch) -> Any:
+            i, work, draft, room = one
             with own.stage("constraint"):
                 logits = draft.logits if draft.room is None else draft.logits.copy()
-                return self._closed(work, draft.run, logits, room)
+                fields = self._closed(work, draft.run, logits, room)
+            with own.stage("exchange"):
+                return then(i, fields)
 
         return self._each(closed, ran, watch)
 
@@ -239,7 +260,7 @@ class TileRunner:
         with watch.stage("features"), torch.inference_mode():
             given = self._given(asked.work, rows, cols)
         with watch.stage("unet"), torch.inference_mode():
-            made = self._network.after_stem(*given, rim=REACH)[0].float().contiguous().numpy()
+            made = self._network.after_stem(*given, rim=REACH).permute(0, 2, 3, 1).contiguous()[0].numpy()
         with watch.stage("constraint"):
             area, corner = self._emulator.fine.area_rows, (rows.start, cols.start)
             return pick(asked.work.cells, asked.run, area, made, corner, logits, averaged)

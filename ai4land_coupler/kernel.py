@@ -115,17 +115,19 @@ class Tile:
 
 
 def pick(
-    tile: Tile, some: Index, z: NDArray[np.float32], start: int, width: int, out: NDArray[np.float32], means: bool
+    tile: Tile, some: Index, z: NDArray[np.float32], corner: tuple[int, int], out: NDArray[np.float32], means: bool
 ) -> Float | None:
     """Put the logits of the n pixels of coarse cells `some` (c,) into out (K, n); where asked for, means (c, K).
 
-    z (K, ..): planes in rows of `width`, in which the tile begins at `start`. Means are of softmax(z).
+    z (ny / 2, nx / 2, 4 K): of 2 x 2 pixels each; it begins at row and column `corner` of the tile. Means are of
+    softmax(z).
     """
-    if out.shape != (len(z), expected := int((tile.first[some + 1] - tile.first[some]).sum())):
-        raise ValueError(f"room for {len(z)} classes of {expected} pixels is expected, got {out.shape}")
-    mean = np.empty((some.size, len(z))) if means else None
+    classes, expected = z.shape[2] // 4, int((tile.first[some + 1] - tile.first[some]).sum())
+    if out.shape != (classes, expected):
+        raise ValueError(f"room for {classes} classes of {expected} pixels is expected, got {out.shape}")
+    mean = np.empty((some.size, classes)) if means else None
     to = _ffi().NULL if mean is None else _pointer(mean)
-    parts = tile.struct, some.size, _pointer(some), len(z), _pointer(z), z.shape[1], start, width
+    parts = tile.struct, some.size, _pointer(some), classes, _pointer(z), *corner, z.shape[1]
     _refuse_no_memory(_lib().kernel_pick(*parts, _pointer(out), to))
     return mean
 
@@ -185,11 +187,12 @@ def gather(pixel: NDArray[np.int32], host: NDArray[np.int32], area: Float, x: Fl
     return total
 
 
-def weighted(x: Float, weight: Float) -> Float:
-    """Sums (K,) of x (K, n) times weight (n,)."""
-    total = np.empty(len(x))
-    _lib().kernel_weighted(*x.shape, _pointer(x), _pointer(weight), _pointer(total))
-    return total
+def areas(tile: Tile, fractions: Float, some: NDArray[np.uint8]) -> tuple[Float, Float]:
+    """Areas (K,) in m2 of a tile's fractions (K, n), and of its coarse cells with `some` (m,) alone."""
+    total, part = np.empty(len(fractions)), np.empty(len(fractions))
+    parts = _pointer(fractions), _pointer(some), _pointer(total), _pointer(part)
+    _refuse_no_memory(_lib().kernel_areas(tile.struct, len(fractions), *parts))
+    return total, part
 
 
 def mix(words: NDArray[np.uint64], lanes: NDArray[np.uint64]) -> None:

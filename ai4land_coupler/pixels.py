@@ -77,16 +77,16 @@ def pick(
 ) -> Floats | None:  # fmt: skip
     """Put the logits of the pixels of `some` (c,) of a tile's coarse cells into out (K, n); the means (c, K) over each.
 
-    window (K, ny, nx): logits; `corner`: row and column of the tile at which it begins. The means are those over the
-    land's area of softmax(logits), NaN where one is not finite, and only made where asked for.
+    window (ny / 2, nx / 2, 4 K): logits of 2 x 2 cells each, those of a class side by side; `corner`: row and column of
+    the tile at which it begins, both even. The means are those over the land's area of softmax(logits), to 1e-6, NaN
+    where one is not finite; they are only made where asked for.
     """
-    width, planes = window.shape[2], window.reshape(len(window), -1)
-    start = -corner[0] * width - corner[1]
     if kernel.ready():
-        return kernel.pick(_tile(cells, area_rows), some, planes, start, width, out, averaged)
+        return kernel.pick(_tile(cells, area_rows), some, window, corner, out, averaged)
     pixels = Pixels.of(cells, some, area_rows)
     row, column = divide(cells.inside[pixels.which], cells.tile.size)
-    np.take(planes, row * width + column + start, axis=1, out=out)
+    row, column = row - corner[0], column - corner[1]
+    out[...] = window.reshape(*window.shape[:2], len(out), 2, 2)[row // 2, column // 2, :, row % 2, column % 2].T
     return constraint.means(pixels.block(out), pixels.block(pixels.area)) if averaged else None
 
 
@@ -143,6 +143,14 @@ def settled(
     kinds = np.arange(1, totals.shape[1] + 1, dtype=np.uint8)
     np.equal(classes, kinds[:, None], out=fractions)
     return classes
+
+
+def areas(cells: TileCells, area_rows: Floats, fractions: Floats, some: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Areas (K,) in m2 of a tile's fractions (K, n), and those in its coarse cells with `some` (m,) alone."""
+    if kernel.ready():
+        return kernel.areas(_tile(cells, area_rows), fractions, some.view(np.uint8))
+    weighted = fractions * area_rows[cells.rows]
+    return weighted.sum(axis=1), (weighted * some[cells.coarse_of_cell]).sum(axis=1)
 
 
 def _tile(cells: TileCells, area_rows: Floats) -> kernel.Tile:

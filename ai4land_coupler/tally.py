@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from ai4land_coupler import kernel
 from ai4land_coupler.domain import Domain
+from ai4land_coupler.pixels import areas
 from ai4land_coupler.placement import OWN
 from ai4land_coupler.tiles import TileFields
 
@@ -31,23 +32,13 @@ class Tally:
     def of(cls, domain: Domain, i: int, area_rows: Float, fields: TileFields) -> "Tally":
         """Of a rank's i-th tile. area_rows: area of a fine cell by row, m2."""
         cells, fractions = domain.own[i], np.ascontiguousarray(fields.fractions)
-        area, filled = area_rows[cells.rows], np.zeros(len(fractions))
-        if (domain.placement.filled[domain.inner[i]] != OWN).any():
-            filled = weighted_sums(fractions, area * (domain.filled_of(i) != OWN))
+        delivered, filled = areas(cells, area_rows, fractions, domain.placement.filled[domain.inner[i]] != OWN)
         bits = hashlib.sha256(
             cells.tile.index.to_bytes(8, "little")
             + mark(fractions.reshape(-1).view(np.uint64)).tobytes()
             + fields.classes.tobytes()
         )
-        return cls(domain.to_host[i](fractions), weighted_sums(fractions, area), filled, bits.digest())
-
-
-def weighted_sums(fractions: Float, area: Float) -> Float:
-    """Sums (K,) of fractions (K, n) times area (n,), m2."""
-    if kernel.ready():
-        return kernel.weighted(fractions, area)
-    total: Float = (fractions * area).sum(axis=1)
-    return total
+        return cls(domain.to_host[i](fractions), delivered, filled, bits.digest())
 
 
 def mark(words: NDArray[np.uint64]) -> NDArray[np.uint64]:

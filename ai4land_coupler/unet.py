@@ -75,7 +75,7 @@ class UNet(nn.Module):
         """Return the logits; the channels of x are statics, coarse fractions and, where it has one, the prior map."""
         prior = x[:, -self.config.classes :] if self.config.prior else None
         x = self._seen(x).contiguous(memory_format=torch.channels_last).to(self.stem.weight.dtype)
-        return self.after_stem(self.stem(x), prior)
+        return F.pixel_shuffle(self.after_stem(self.stem(x), prior), 2)
 
     def static_stem(self, statics: Tensor) -> Tensor:
         """Return what the stem makes of static channels (B, static, H, W) alone, with its bias: (B, w0, H/2, W/2)."""
@@ -109,8 +109,9 @@ class UNet(nn.Module):
     def after_stem(self, x: Tensor, prior: Tensor | None = None, rim: int = 0) -> Tensor:
         """Return the logits of what the stem made, (B, w0, H/2, W/2), with the prior map where the network has one.
 
-        rim: fine cells along each edge for which no logit is asked, none or at least REACH. Nothing is computed there
-        that the others do not need, and their bits are the same: (B, classes, H - 2 rim, W - 2 rim).
+        They are those of 2 x 2 cells each, (B, 4 classes, H/2 - rim, W/2 - rim), from which `pixel_shuffle` makes one a
+        cell. rim: fine cells along each edge for which none is asked, 0 or at least REACH. Nothing is computed there
+        that the others do not need, and their bits are the same.
         """
         if rim and (rim < REACH or rim % 2):
             raise ValueError(f"a rim of 0, or even and at least {REACH} cells, is expected, got {rim}")
@@ -126,8 +127,8 @@ class UNet(nn.Module):
         x = self.up1(cut(quarter, 5) + cut(_twice(self.lift1(x)), 1), padding)  # 3, 1
         x = self.up0(cut(half, 18) + _twice(self.lift0(x)), padding)  # 2, 0
         with torch.autocast(x.device.type, enabled=False):
-            logits = F.pixel_shuffle(self.head(x.to(self.head.weight.dtype)).contiguous(), 2)
-        return logits if prior is None else logits + self.gain * _within(prior, rim)
+            logits: Tensor = self.head(x.to(self.head.weight.dtype))
+        return logits if prior is None else logits + self.gain * F.pixel_unshuffle(_within(prior, rim), 2)
 
     def _seen(self, x: Tensor) -> Tensor:
         """What the stem is given: the root of the fractions tells a trace of a class from none."""

@@ -11,7 +11,7 @@
 #define MAX_SWEEPS 8
 #define TOLERANCE 1e-13
 #define DEEPEST_LOGIT -20.0
-#define LEAST_LOGIT -700.0 /* of which `exponentials` still gives the power */
+#define LEAST_SINGLE -87.0f /* of which `exponentials_single` still gives the power */
 #define LONGEST_STEP 4.0
 #define DAMPING 1e-14
 #define SLACK 4e-15
@@ -413,23 +413,6 @@ int kernel_spread(int64_t hosts, int64_t classes, const int64_t *first, const do
     return failed;
 }
 
-/* mean_k = sum w e_k / sum e; NaN where a logit is not finite. */
-WIDE static void mean_of_cell(cell *c, const double *area, const float *z, const int64_t *at, int64_t step,
-                              const int *order, double *mean)
-{
-    if (!prepare(c, z, at, step, NULL, order, LEAST_LOGIT)) {
-        for (int j = 0; j < c->k; j++) mean[j] = NAN;
-        return;
-    }
-    weigh(c, area);
-    double *restrict total = c->total;
-    for (int64_t i = 0; i < c->n; i++) total[i] = 0.0;
-    for (int j = 0; j < c->k; j++)
-        for (int64_t i = 0; i < c->n; i++) total[i] += c->e[j * c->n + i];
-    for (int64_t i = 0; i < c->n; i++) c->w[i] /= total[i];
-    for (int j = 0; j < c->k; j++) mean[j] = dot(c->w, c->e + j * c->n, c->n);
-}
-
 /* Pixels and what they are put in order by; apart, as a pair of two kinds is slow to read when it was just written. */
 typedef struct {
     double *key;
@@ -668,28 +651,95 @@ int kernel_quota(int64_t cells, int64_t classes, const int64_t *first, const dou
     return failed ? -1 : 0;
 }
 
-/* Area and id of each pixel of coarse cell c. */
-static void look(const kernel_tile *t, int64_t c, double *area, int64_t *id)
+/* Area and, where asked for, id of each pixel of coarse cell c. */
+static void look(const kernel_tile *t, int64_t c, double *restrict area, int64_t *restrict id)
 {
-    for (int64_t i = t->first[c], m = 0; i < t->first[c + 1]; i++, m++) {
-        const int32_t row = t->inside[i] / t->size, column = t->inside[i] - row * t->size;
-        area[m] = t->area_rows[row], id[m] = t->id0 + row * t->nlon + column;
+    const int32_t *restrict inside = t->inside + t->first[c];
+    const int64_t n = t->first[c + 1] - t->first[c];
+    for (int64_t m = 0, stop; m < n; m = stop) { /* row by row */
+        const int32_t row = inside[m] / t->size, end = (row + 1) * t->size;
+        const double of_row = t->area_rows[row];
+        const int64_t before = t->id0 + row * (t->nlon - t->size);
+        for (stop = m; stop < n && inside[stop] < end; stop++) area[stop] = of_row;
+        for (int64_t i = m; id && i < stop; i++) id[i] = before + inside[i];
     }
 }
 
-/* picked[k * n + m] of the pixels of coarse cell c, of which those side by side are moved together. */
-static void pick_cell(const kernel_tile *t, int64_t c, int64_t classes, const float *z, int64_t step, int64_t start,
-                      int64_t width, float *picked, int64_t n)
+/* picked[k * n + m] of the pixels of coarse cell c. */
+static void pick_cell(const kernel_tile *t, int64_t c, int64_t classes, const float *z, int64_t row0, int64_t column0,
+                      int64_t columns, float *picked, int64_t n)
 {
-    const int32_t *inside = t->inside;
-    for (int64_t i = t->first[c], stop = t->first[c + 1], next; i < stop; i = next) {
-        const int32_t row = inside[i] / t->size, end = (row + 1) * t->size;
-        for (next = i + 1; next < stop && inside[next] < end && inside[next] - inside[i] == next - i;) next++;
-        const float *from = z + start + row * width + (inside[i] - row * t->size);
-        float *to = picked + (i - t->first[c]);
-        for (int64_t k = 0; k < classes; k++)
-            for (int64_t m = 0; m < next - i; m++) to[k * n + m] = from[k * step + m];
+    const float *from = z;
+    for (int64_t i = t->first[c], m = 0, end = 0; i < t->first[c + 1]; i++, m++) {
+        const int32_t here = t->inside[i];
+        if (here >= end) { /* the first of its row */
+            const int64_t y = here / t->size - row0;
+            end = (here / t->size + 1) * (int64_t)t->size;
+            from = z + (y / 2 * columns * classes) * 4 + (y & 1) * 2;
+        }
+        const int64_t x = here + t->size - end - column0;
+        const float *of = from + (x / 2 * classes) * 4 + (x & 1);
+        for (int64_t k = 0; k < classes; k++) picked[k * n + m] = of[4 * k];
     }
+}
+
+/* x = exp(x) for -87 < x < 87 in float, as `exponentials`. */
+WIDE static void exponentials_single(float *restrict x, int64_t n)
+{
+    const float whole = 0x1.8p23f;
+    for (int64_t i = 0; i < n; i++) {
+        float shifted = x[i] * 0x1.715476p0f + whole, k = shifted - whole, power;
+        float r = (x[i] - k * 0x1.63p-1f) + k * 0x1.bd0106p-13f;
+        uint32_t bits;
+        memcpy(&bits, &shifted, sizeof bits);
+        bits = (bits + 127) << 23;
+        memcpy(&power, &bits, sizeof power);
+        float value = 1.0f / 720.0f;
+        value = value * r + 1.0f / 120.0f, value = value * r + 1.0f / 24.0f, value = value * r + 1.0f / 6.0f;
+        value = value * r + 0.5f, value = value * r + 1.0f, value = value * r + 1.0f;
+        x[i] = value * power;
+    }
+}
+
+/* As `dot`, in eight lanes of float. */
+WIDE static double dot_single(const float *restrict a, const float *restrict b, int64_t n)
+{
+    float lane[8] = {0}, rest = 0.0f;
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (int l = 0; l < 8; l++) lane[l] += a[i + l] * b[i + l];
+    for (; i < n; i++) rest += a[i] * b[i];
+    double sum = rest;
+    for (int l = 0; l < 8; l++) sum += lane[l];
+    return sum;
+}
+
+/* mean_k = sum w e_k / sum e over the pixels of coarse cell c; NaN where a logit is not finite. room [classes + 2][n]. */
+WIDE static void mean_of_cell(const kernel_tile *t, int64_t c, int64_t classes, const float *z, int64_t step,
+                              double *restrict area, float *room, double *mean)
+{
+    const int64_t n = t->first[c + 1] - t->first[c];
+    float *restrict top = room, *restrict w = room + n, *restrict e = room + 2 * n;
+    int32_t bad = 0;
+    double whole = 0.0;
+    for (int64_t i = 0; i < n; i++) top[i] = -INFINITY;
+    for (int64_t k = 0; k < classes; k++) {
+        const float *restrict of = z + k * step;
+        for (int64_t i = 0; i < n; i++) bad |= !(fabsf(of[i]) <= FLT_MAX);
+        for (int64_t i = 0; i < n; i++) top[i] = of[i] > top[i] ? of[i] : top[i];
+    }
+    for (int64_t k = 0; k < classes; k++) {
+        const float *restrict of = z + k * step;
+        for (int64_t i = 0; i < n; i++) e[k * n + i] = of[i] - top[i] > LEAST_SINGLE ? of[i] - top[i] : LEAST_SINGLE;
+    }
+    exponentials_single(e, classes * n);
+    for (int64_t i = 0; i < n; i++) top[i] = 0.0f;
+    for (int64_t k = 0; k < classes; k++)
+        for (int64_t i = 0; i < n; i++) top[i] += e[k * n + i];
+    look(t, c, area, NULL);
+    for (int64_t i = 0; i < n; i++) whole += area[i];
+    for (int64_t i = 0; i < n; i++) w[i] = (float)(area[i] / whole) / top[i];
+    for (int64_t k = 0; k < classes; k++) mean[k] = n && bad ? NAN : dot_single(w, e + k * n, n);
 }
 
 static int64_t pixels_of(const kernel_tile *t, int64_t cells, const int64_t *some)
@@ -699,29 +749,20 @@ static int64_t pixels_of(const kernel_tile *t, int64_t cells, const int64_t *som
     return n;
 }
 
-int kernel_pick(const kernel_tile *tile, int64_t cells, const int64_t *some, int64_t classes, const float *z, int64_t step,
-                int64_t start, int64_t width, float *picked, double *mean)
+int kernel_pick(const kernel_tile *tile, int64_t cells, const int64_t *some, int64_t classes, const float *z, int64_t row0,
+                int64_t column0, int64_t columns, float *picked, double *mean)
 {
-    const int64_t n = pixels_of(tile, cells, some);
-    size_t k = (size_t)classes, most = (size_t)most_pixels(tile->cells, tile->first);
-    double *memory = malloc((k * most + 3 * most + 1) * sizeof *memory);
-    int64_t *id = malloc((most + 1) * sizeof *id);
-    int *order = malloc((k + 1) * sizeof *order);
-    int failed = !memory || !id || !order;
-    if (!failed) {
-        double *area = memory + k * most + 2 * most;
-        cell one = {.k = (int)classes, .e = memory, .total = memory + k * most, .w = memory + k * most + most};
-        for (int j = 0; j < (int)classes; j++) order[j] = j;
-        for (int64_t c = 0, m = 0; c < cells; c++, m += one.n) {
-            one.n = tile->first[some[c] + 1] - tile->first[some[c]];
-            pick_cell(tile, some[c], classes, z, step, start, width, picked + m, n);
-            if (!mean) continue;
-            look(tile, some[c], area, id);
-            mean_of_cell(&one, area, picked + m, NULL, n, order, mean + c * classes);
-        }
+    const int64_t n = pixels_of(tile, cells, some), most = most_pixels(tile->cells, tile->first);
+    double *area = malloc((size_t)(most + (classes + 3) * most / 2 + 1) * sizeof *area);
+    if (!area) return -1;
+    float *room = (float *)(area + most);
+    for (int64_t c = 0, m = 0, here; c < cells; c++, m += here) {
+        here = tile->first[some[c] + 1] - tile->first[some[c]];
+        pick_cell(tile, some[c], classes, z, row0, column0, columns, picked + m, n);
+        if (mean) mean_of_cell(tile, some[c], classes, picked + m, n, area, room, mean + c * classes);
     }
-    free(memory), free(id), free(order);
-    return failed ? -1 : 0;
+    free(area);
+    return 0;
 }
 
 /* All pixels of coarse cell c show one class each: `only`, or what the base map has. */
@@ -779,4 +820,24 @@ int64_t kernel_fields(const kernel_tile *tile, int64_t classes, const unsigned c
     }
     free(of_cell), free(of_shares), free(area), free(id), free(of), free(order);
     return bad;
+}
+
+int kernel_areas(const kernel_tile *tile, int64_t classes, const double *p, const unsigned char *some, double *total,
+                 double *part)
+{
+    const int64_t n = tile->first[tile->cells];
+    double *area = malloc((size_t)(most_pixels(tile->cells, tile->first) + 1) * sizeof *area);
+    if (!area) return -1;
+    for (int64_t k = 0; k < classes; k++) total[k] = part[k] = 0.0;
+    for (int64_t c = 0; c < tile->cells; c++) {
+        const int64_t start = tile->first[c], here = tile->first[c + 1] - start;
+        look(tile, c, area, NULL);
+        for (int64_t k = 0; k < classes; k++) {
+            const double sum = dot(area, p + k * n + start, here);
+            total[k] += sum;
+            if (some && some[c]) part[k] += sum;
+        }
+    }
+    free(area);
+    return 0;
 }

@@ -45,11 +45,12 @@ typedef struct {
     int64_t id0, nlon;
 } kernel_tile;
 
-/* picked [classes][n]: the logits of the pixels of coarse cells some[c], in their order, of planes z[k * step + ..] whose
-   rows are `width` long and in which the tile begins at `start`. mean [cells][classes], where it is not NULL: means over
-   the area of each cell of softmax(z); 0 without land, NaN where a logit is not finite. 0, or -1 without memory. */
-int kernel_pick(const kernel_tile *tile, int64_t cells, const int64_t *some, int64_t classes, const float *z, int64_t step,
-                int64_t start, int64_t width, float *picked, double *mean);
+/* picked [classes][n]: the logits of the pixels of coarse cells some[c], in their order, of z [..][columns][classes][2][2]
+   for 2 x 2 pixels each, which begin at row0, column0 of the tile, both even. mean [cells][classes], where it is not NULL:
+   means over the area of each cell of softmax(z), in float; 0 without land, NaN where a logit is not finite. 0, or -1
+   without memory. */
+int kernel_pick(const kernel_tile *tile, int64_t cells, const int64_t *some, int64_t classes, const float *z, int64_t row0,
+                int64_t column0, int64_t columns, float *picked, double *mean);
 
 #define KERNEL_ONE 0
 #define KERNEL_BASE 1
@@ -86,8 +87,10 @@ void kernel_apply(const kernel_rows *matrix, int64_t columns, int64_t fields, co
 void kernel_gather(int64_t count, int64_t classes, int64_t n, const int32_t *pixel, const int32_t *host,
                    const double *area, const double *x, double *sum);
 
-/* total [classes] of x [classes][n] times weight [n], each in sixteen lanes. */
-void kernel_weighted(int64_t classes, int64_t n, const double *x, const double *weight, double *total);
+/* Areas of fractions p [classes][n] of all n pixels of a tile: total [classes], and of the coarse cells with some[c] alone
+   part [classes]; some may be NULL. Cell after cell. 0, or -1 without memory. */
+int kernel_areas(const kernel_tile *tile, int64_t classes, const double *p, const unsigned char *some, double *total,
+                 double *part);
 
 #define KERNEL_LANES 256
 

@@ -99,23 +99,6 @@ void kernel_gather(int64_t count, int64_t classes, int64_t n, const int32_t *pix
         gather_some(count, n, pixel, host, area, x + k * n, classes - k < FIELDS ? classes - k : FIELDS, sum + k, classes);
 }
 
-WIDE static double dot_wide(const double *restrict a, const double *restrict b, int64_t n)
-{
-    double lane[16] = {0}, rest = 0.0;
-    int64_t i = 0;
-    for (; i + 16 <= n; i += 16)
-        for (int l = 0; l < 16; l++) lane[l] += a[i + l] * b[i + l];
-    for (; i < n; i++) rest += a[i] * b[i];
-    for (int half = 8; half; half /= 2)
-        for (int l = 0; l < half; l++) lane[l] += lane[l + half];
-    return lane[0] + rest;
-}
-
-void kernel_weighted(int64_t classes, int64_t n, const double *x, const double *weight, double *total)
-{
-    for (int64_t k = 0; k < classes; k++) total[k] = dot_wide(x + k * n, weight, n);
-}
-
 /* Each step is one to one in the lane and in the word: a word that differs changes its lane. */
 WIDE void kernel_mix(int64_t n, const uint64_t *restrict word, uint64_t *restrict lanes)
 {

@@ -7,7 +7,7 @@ from test_constraint import batch
 from ai4land_coupler import constraint, kernel
 from ai4land_coupler.grids import RegularGrid
 from ai4land_coupler.kernel import BASE, ONE, RUN
-from ai4land_coupler.pixels import Pixels, fields, pick
+from ai4land_coupler.pixels import Pixels, areas, fields, pick
 from ai4land_coupler.tiles import Tile, TileCells, all_tiles
 
 FINE, COARSE = RegularGrid(160, 320), RegularGrid(16, 32)
@@ -58,16 +58,18 @@ def test_logits_are_picked_where_their_pixels_are(share: float, side: int) -> No
     delivered[0, 0] = True
     cells = TileCells.of(Tile(6, 40, 80, side), delivered, fine, 10)
     window = random.normal(0, 3, (3, side + 6, side + 10)).astype(np.float32)
+    fours = np.ascontiguousarray(window.reshape(3, side // 2 + 3, 2, side // 2 + 5, 2).transpose(1, 3, 0, 2, 4))
+    fours = fours.reshape(*fours.shape[:2], 12)
     some = np.arange(0, cells.coarse.size, 2)
     pixels = Pixels.of(cells, some, fine.area_rows)
     out = np.full((3, pixels.which.size), np.nan, np.float32)
-    means = pick(cells, some, fine.area_rows, window, (-2, -3), out, True)
-    inside = window[:, 2 : 2 + side, 3 : 3 + side].reshape(3, -1)
+    means = pick(cells, some, fine.area_rows, fours, (-2, -4), out, True)
+    inside = window[:, 2 : 2 + side, 4 : 4 + side].reshape(3, -1)
     assert np.array_equal(out, inside[:, cells.inside[pixels.which]])
     softmax = np.exp(out.astype(float)) / np.exp(out.astype(float)).sum(0)
     weighted = pixels.block(softmax * pixels.area).sum(2) / pixels.block(pixels.area).sum(1)[:, None]
-    np.testing.assert_allclose(means, weighted, rtol=1e-12)
-    assert pick(cells, some, fine.area_rows, window, (-2, -3), out, False) is None
+    np.testing.assert_allclose(means, weighted, rtol=1e-6)
+    assert pick(cells, some, fine.area_rows, fours, (-2, -4), out, False) is None
 
 
 @pytest.mark.usefixtures("either_way")
@@ -100,6 +102,17 @@ def test_a_tile_without_a_cell_that_is_run(given: tuple) -> None:
     assert (fractions.sum(axis=0) == 1.0).all()
     assert np.array_equal(fractions.argmax(axis=0) + 1, classes)
     assert not residual.any()
+
+
+@pytest.mark.usefixtures("either_way")
+def test_areas_are_those_of_all_cells_and_of_some(given: tuple) -> None:
+    cells, kind, *_ = given
+    fractions = np.random.default_rng(8).random((4, cells.size))
+    weighted = fractions * FINE.area_rows[cells.rows]
+    for some in (kind == RUN, np.zeros(kind.size, bool)):
+        total, part = areas(cells, FINE.area_rows, fractions, some)
+        np.testing.assert_allclose(total, weighted.sum(axis=1), rtol=1e-13)
+        np.testing.assert_allclose(part, weighted[:, some[cells.coarse_of_cell]].sum(axis=1), rtol=1e-13)
 
 
 @pytest.mark.usefixtures("either_way")
