@@ -78,8 +78,8 @@ def pick(
     """Put the logits of the pixels of `some` (c,) of a tile's coarse cells into out (K, n); the means (c, K) over each.
 
     window (ny / 2, nx / 2, 4 K): logits of 2 x 2 cells each, those of a class side by side; `corner`: row and column of
-    the tile at which it begins, both even. The means are those over the land's area of softmax(logits), to 1e-6, NaN
-    where one is not finite; they are only made where asked for.
+    the tile at which it begins, both even. The means are those over the land's area of softmax(logits), NaN where one
+    is not finite; they are only made where asked for.
     """
     if kernel.ready():
         return kernel.pick(_tile(cells, area_rows), some, window, corner, out, averaged)

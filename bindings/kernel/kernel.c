@@ -11,7 +11,7 @@
 #define MAX_SWEEPS 8
 #define TOLERANCE 1e-13
 #define DEEPEST_LOGIT -20.0
-#define LEAST_SINGLE -87.0f /* of which `exponentials_single` still gives the power */
+#define LEAST_LOGIT -700.0 /* of which `exponentials` still gives the power */
 #define LONGEST_STEP 4.0
 #define DAMPING 1e-14
 #define SLACK 4e-15
@@ -53,14 +53,15 @@ WIDE static void dots(const double *restrict a, const double *restrict b, int64_
     }
 }
 
-/* x = exp(x) for |x| < 700, to one unit in the last place: 2^k from the exponent's bits, the rest by Taylor's series, in
-   which even and odd powers do not wait for each other. */
-WIDE static void exponentials(double *restrict x, int64_t n)
+/* e = exp(max(e - top, deepest)), above -700, to one unit in the last place: 2^k from the exponent's bits, the rest by
+   Taylor's series, in which even and odd powers do not wait for each other. */
+WIDE static void exponentials(double *restrict e, const double *restrict top, double deepest, int64_t n)
 {
     const double whole = 0x1.8p52; /* added and taken away again it leaves the nearest integer */
     for (int64_t i = 0; i < n; i++) {
-        double shifted = x[i] * 0x1.71547652b82fep0 + whole, k = shifted - whole, power;
-        double r = (x[i] - k * 0x1.62e42feep-1) - k * 0x1.a39ef35793c76p-33, rr = r * r;
+        const double below = e[i] - top[i], x = below > deepest ? below : deepest;
+        double shifted = x * 0x1.71547652b82fep0 + whole, k = shifted - whole, power;
+        double r = (x - k * 0x1.62e42feep-1) - k * 0x1.a39ef35793c76p-33, rr = r * r;
         uint64_t bits;
         memcpy(&bits, &shifted, sizeof bits);
         bits = (bits + 1023) << 52;
@@ -71,7 +72,7 @@ WIDE static void exponentials(double *restrict x, int64_t n)
         even = even * rr + 1.0 / 720.0, odd = odd * rr + 1.0 / 5040.0;
         even = even * rr + 1.0 / 24.0, odd = odd * rr + 1.0 / 120.0;
         even = even * rr + 0.5, odd = odd * rr + 1.0 / 6.0;
-        x[i] = (1.0 + (r + (even * rr + odd * (rr * r)))) * power;
+        e[i] = (1.0 + (r + (even * rr + odd * (rr * r)))) * power;
     }
 }
 
@@ -112,6 +113,25 @@ WIDE static void judge(cell *c)
     int64_t i = 0;
     for (int64_t j = 0; j < k; j++) a[j] = exp(c->b[j]);
     for (int64_t j = 0; j < 4 * k; j++) lane[j] = 0.0;
+    for (; i + 8 <= n; i += 8) { /* two at a time, so that neither waits for its quotient */
+        four total = {0}, other = {0}, x, y, u, v;
+        memcpy(&u, w + i, sizeof u), memcpy(&v, w + i + 4, sizeof v);
+        for (int64_t j = 0; j < k; j++) {
+            memcpy(&x, e + j * n + i, sizeof x), memcpy(&y, e + j * n + i + 4, sizeof y);
+            x *= a[j], y *= a[j], total += x, other += y;
+            memcpy(p + j * n + i, &x, sizeof x), memcpy(p + j * n + i + 4, &y, sizeof y);
+        }
+        total = 1.0 / total, other = 1.0 / other;
+        for (int64_t j = 0; j < k; j++) {
+            four sum;
+            memcpy(&x, p + j * n + i, sizeof x), memcpy(&y, p + j * n + i + 4, sizeof y);
+            x *= total, y *= other;
+            memcpy(p + j * n + i, &x, sizeof x), memcpy(p + j * n + i + 4, &y, sizeof y);
+            memcpy(&sum, lane + 4 * j, sizeof sum);
+            sum += u * x, sum += v * y;
+            memcpy(lane + 4 * j, &sum, sizeof sum);
+        }
+    }
     for (; i + 4 <= n; i += 4) {
         four total = {0}, weight, x, sum;
         memcpy(&weight, w + i, sizeof weight);
@@ -259,29 +279,35 @@ WIDE static int prepare(cell *c, const float *z, const int64_t *restrict at, int
     int64_t bad = 0; /* as wide as what is looked at */
     for (int64_t i = 0; i < n; i++) top[i] = -INFINITY;
     for (int j = 0; j < c->k; j++) {
-        const float *from = z + order[j] * step;
+        const float *restrict from = z + order[j] * step;
         const unsigned char *may = allowed ? allowed + order[j] * step : NULL;
         double *restrict e = c->e + j * n;
-        gather_doubles(e, from, at, n);
-        for (int64_t i = 0; i < n; i++) bad |= !(fabs(e[i]) <= FLT_MAX);
-        for (int64_t i = 0; may && i < n; i++) e[i] = may[at[i]] ? e[i] : -INFINITY;
-        for (int64_t i = 0; i < n; i++) top[i] = e[i] > top[i] ? e[i] : top[i];
+        if (at || may) {
+            gather_doubles(e, from, at, n);
+            for (int64_t i = 0; i < n; i++) bad |= !(fabs(e[i]) <= FLT_MAX);
+            for (int64_t i = 0; may && i < n; i++) e[i] = may[at ? at[i] : i] ? e[i] : -INFINITY;
+            for (int64_t i = 0; i < n; i++) top[i] = e[i] > top[i] ? e[i] : top[i];
+        } else
+            for (int64_t i = 0; i < n; i++) {
+                const double logit = from[i];
+                e[i] = logit, bad |= !(fabs(logit) <= FLT_MAX), top[i] = logit > top[i] ? logit : top[i];
+            }
     }
     for (int j = 0; j < c->k; j++) {
         const unsigned char *may = allowed ? allowed + order[j] * step : NULL;
         double *restrict e = c->e + j * n;
-        for (int64_t i = 0; i < n; i++) e[i] = e[i] - top[i] > deepest ? e[i] - top[i] : deepest;
-        exponentials(e, n);
-        for (int64_t i = 0; may && i < n; i++) e[i] = may[at[i]] ? e[i] : 0.0;
+        exponentials(e, top, deepest, n);
+        for (int64_t i = 0; may && i < n; i++) e[i] = may[at ? at[i] : i] ? e[i] : 0.0;
     }
     return !bad;
 }
 
-static void weigh(cell *c, const double *area)
+WIDE static void weigh(cell *c, const double *restrict area)
 {
-    double whole = 0.0;
-    for (int64_t i = 0; i < c->n; i++) whole += area[i];
-    for (int64_t i = 0; i < c->n; i++) c->w[i] = area[i] / whole;
+    double *restrict w = c->w;
+    for (int64_t i = 0; i < c->n; i++) w[i] = 1.0;
+    const double whole = dot(area, w, c->n);
+    for (int64_t i = 0; i < c->n; i++) w[i] = area[i] / whole;
 }
 
 /* The classes present and their totals, made to sum to 1. */
@@ -301,10 +327,11 @@ static void meet(cell *c, const double *f, const int *order, double *left)
     for (int j = 0; j < c->k; j++) left[order[j]] = c->left[j] + (c->f[j] - f[order[j]]);
 }
 
-static int finite(int64_t n, const float *z, const int64_t *at)
+WIDE static int finite(int64_t n, const float *z, const int64_t *at)
 {
-    int bad = 0;
-    for (int64_t i = 0; i < n; i++) bad |= !(fabsf(z[at ? at[i] : i]) <= FLT_MAX);
+    int32_t bad = 0;
+    for (int64_t i = 0; !at && i < n; i++) bad |= !(fabsf(z[i]) <= FLT_MAX);
+    for (int64_t i = 0; at && i < n; i++) bad |= !(fabsf(z[at[i]]) <= FLT_MAX);
     return !bad;
 }
 
@@ -413,6 +440,15 @@ int kernel_spread(int64_t hosts, int64_t classes, const int64_t *first, const do
     return failed;
 }
 
+/* The finaliser of SplitMix64 (Steele, Lea and Flood 2014). */
+static uint64_t hash(int64_t id)
+{
+    uint64_t x = (uint64_t)id + UINT64_C(0x9E3779B97F4A7C15);
+    x = (x ^ (x >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
+    x = (x ^ (x >> 27)) * UINT64_C(0x94D049BB133111EB);
+    return x ^ (x >> 31);
+}
+
 /* Pixels and what they are put in order by; apart, as a pair of two kinds is slow to read when it was just written. */
 typedef struct {
     double *key;
@@ -429,7 +465,7 @@ static void swap(candidates c, int64_t a, int64_t b)
 
 /* Moves the `count` smallest of n candidates to the front, in any order (quickselect); draws decide between equals. What
    a comparison finds is added, not branched on: nothing could foresee it. */
-static void select_smallest(candidates c, const uint64_t *draw, int64_t n, int64_t count)
+static void select_smallest(candidates c, const int64_t *id, int64_t n, int64_t count)
 {
     int64_t low = 0, high = n;
     while (low < count && count < high) {
@@ -440,7 +476,7 @@ static void select_smallest(candidates c, const uint64_t *draw, int64_t n, int64
             const double key = c.key[m];
             const int64_t pixel = c.pixel[m];
             int64_t less = key < pivot;
-            if (key == pivot) less = draw[pixel] < draw[c.pixel[high - 1]];
+            if (key == pivot) less = hash(id[pixel]) < hash(id[c.pixel[high - 1]]);
             c.key[m] = c.key[smaller], c.pixel[m] = c.pixel[smaller];
             c.key[smaller] = key, c.pixel[smaller] = pixel;
             smaller += less;
@@ -451,21 +487,13 @@ static void select_smallest(candidates c, const uint64_t *draw, int64_t n, int64
     }
 }
 
-/* The finaliser of SplitMix64 (Steele, Lea and Flood 2014). */
-static uint64_t hash(int64_t id)
-{
-    uint64_t x = (uint64_t)id + UINT64_C(0x9E3779B97F4A7C15);
-    x = (x ^ (x >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
-    x = (x ^ (x >> 27)) * UINT64_C(0x94D049BB133111EB);
-    return x ^ (x >> 31);
-}
-
 /* Pixels in no order, class after class: those of class j stand from start[j] to start[j + 1]. */
 typedef struct {
     int k;
     int64_t n;
     int64_t *start, *pixel, *dealt, *moved, *looked;
     const double **p; /* of each class [n], by the pixel's number */
+    const int64_t *id;
     uint64_t *draw;
     candidates scratch;
 } shares;
@@ -504,7 +532,7 @@ static int exchange(shares *s, int i, int j)
         of_j[stay_j] = open.pixel[n] = pixel, open.key[n] = prefers_j;
         stay_j += stays, n += 1 - stays;
     }
-    select_smallest(open, s->draw, n, room);
+    select_smallest(open, s->id, n, room);
     for (int64_t m = 0; m < room; m++) of_i[stay_i + m] = open.pixel[m];
     for (int64_t m = room; m < n; m++) of_j[stay_j + m - room] = open.pixel[m];
     return 1;
@@ -556,6 +584,21 @@ static void settle(shares *s, int64_t *moved, int64_t *looked)
             }
         }
     }
+}
+
+/* Two classes are settled at once, as all pixels are open between them, where none on one side of the cut equals one on
+   the other: there the map before would count. Whether they are. */
+static int share_out_two(shares *s)
+{
+    const candidates open = s->scratch;
+    const int64_t cut = s->start[1];
+    double most = -INFINITY, least = INFINITY;
+    for (int64_t m = 0; m < s->n; m++) open.key[m] = s->p[1][m] - s->p[0][m], open.pixel[m] = m;
+    select_smallest(open, s->id, s->n, cut);
+    for (int64_t m = 0; m < cut; m++) most = open.key[m] > most ? open.key[m] : most;
+    for (int64_t m = cut; m < s->n; m++) least = open.key[m] < least ? open.key[m] : least;
+    memcpy(s->pixel, open.pixel, (size_t)s->n * sizeof *s->pixel);
+    return most < least;
 }
 
 /* row = p[from]; `from` ascends. */
@@ -619,11 +662,13 @@ static void draw_cell(shares *s, int64_t n, int64_t classes, const int64_t *coun
         memset(place, order[0] + 1, (size_t)n);
         return;
     }
-    for (int64_t m = 0; m < n; m++) s->draw[m] = hash(id[m]);
-    s->start[0] = 0;
+    s->start[0] = 0, s->id = id;
     for (int j = 0; j < s->k; j++) s->start[j + 1] = s->start[j] + count[order[j]], s->p[j] = of[order[j]];
-    deal(s, s->dealt);
-    settle(s, s->moved, s->looked);
+    if (s->k != 2 || !share_out_two(s)) {
+        for (int64_t m = 0; m < n; m++) s->draw[m] = hash(id[m]);
+        deal(s, s->dealt);
+        settle(s, s->moved, s->looked);
+    }
     for (int j = 0; j < s->k; j++)
         for (int64_t m = s->start[j]; m < s->start[j + 1]; m++) place[s->pixel[m]] = (unsigned char)(order[j] + 1);
 }
@@ -683,63 +728,22 @@ static void pick_cell(const kernel_tile *t, int64_t c, int64_t classes, const fl
     }
 }
 
-/* x = exp(x) for -87 < x < 87 in float, as `exponentials`. */
-WIDE static void exponentials_single(float *restrict x, int64_t n)
+/* mean_k = sum w e_k / sum e over n pixels with areas; NaN where a logit is not finite. */
+WIDE static void mean_of_cell(cell *c, const double *area, const float *z, int64_t step, const int *order, double *mean)
 {
-    const float whole = 0x1.8p23f;
-    for (int64_t i = 0; i < n; i++) {
-        float shifted = x[i] * 0x1.715476p0f + whole, k = shifted - whole, power;
-        float r = (x[i] - k * 0x1.63p-1f) + k * 0x1.bd0106p-13f;
-        uint32_t bits;
-        memcpy(&bits, &shifted, sizeof bits);
-        bits = (bits + 127) << 23;
-        memcpy(&power, &bits, sizeof power);
-        float value = 1.0f / 720.0f;
-        value = value * r + 1.0f / 120.0f, value = value * r + 1.0f / 24.0f, value = value * r + 1.0f / 6.0f;
-        value = value * r + 0.5f, value = value * r + 1.0f, value = value * r + 1.0f;
-        x[i] = value * power;
+    if (!prepare(c, z, NULL, step, NULL, order, LEAST_LOGIT)) {
+        for (int j = 0; j < c->k; j++) mean[j] = NAN;
+        return;
     }
-}
-
-/* As `dot`, in eight lanes of float. */
-WIDE static double dot_single(const float *restrict a, const float *restrict b, int64_t n)
-{
-    float lane[8] = {0}, rest = 0.0f;
-    int64_t i = 0;
-    for (; i + 8 <= n; i += 8)
-        for (int l = 0; l < 8; l++) lane[l] += a[i + l] * b[i + l];
-    for (; i < n; i++) rest += a[i] * b[i];
-    double sum = rest;
-    for (int l = 0; l < 8; l++) sum += lane[l];
-    return sum;
-}
-
-/* mean_k = sum w e_k / sum e over the pixels of coarse cell c; NaN where a logit is not finite. room [classes + 2][n]. */
-WIDE static void mean_of_cell(const kernel_tile *t, int64_t c, int64_t classes, const float *z, int64_t step,
-                              double *restrict area, float *room, double *mean)
-{
-    const int64_t n = t->first[c + 1] - t->first[c];
-    float *restrict top = room, *restrict w = room + n, *restrict e = room + 2 * n;
-    int32_t bad = 0;
-    double whole = 0.0;
-    for (int64_t i = 0; i < n; i++) top[i] = -INFINITY;
-    for (int64_t k = 0; k < classes; k++) {
-        const float *restrict of = z + k * step;
-        for (int64_t i = 0; i < n; i++) bad |= !(fabsf(of[i]) <= FLT_MAX);
-        for (int64_t i = 0; i < n; i++) top[i] = of[i] > top[i] ? of[i] : top[i];
+    weigh(c, area);
+    double *restrict total = c->total, *restrict w = c->w;
+    for (int64_t i = 0; i < c->n; i++) total[i] = 0.0;
+    for (int j = 0; j < c->k; j++) {
+        const double *restrict e = c->e + j * c->n;
+        for (int64_t i = 0; i < c->n; i++) total[i] += e[i];
     }
-    for (int64_t k = 0; k < classes; k++) {
-        const float *restrict of = z + k * step;
-        for (int64_t i = 0; i < n; i++) e[k * n + i] = of[i] - top[i] > LEAST_SINGLE ? of[i] - top[i] : LEAST_SINGLE;
-    }
-    exponentials_single(e, classes * n);
-    for (int64_t i = 0; i < n; i++) top[i] = 0.0f;
-    for (int64_t k = 0; k < classes; k++)
-        for (int64_t i = 0; i < n; i++) top[i] += e[k * n + i];
-    look(t, c, area, NULL);
-    for (int64_t i = 0; i < n; i++) whole += area[i];
-    for (int64_t i = 0; i < n; i++) w[i] = (float)(area[i] / whole) / top[i];
-    for (int64_t k = 0; k < classes; k++) mean[k] = n && bad ? NAN : dot_single(w, e + k * n, n);
+    for (int64_t i = 0; i < c->n; i++) w[i] /= total[i];
+    dots(w, c->e, c->n, c->k, mean);
 }
 
 static int64_t pixels_of(const kernel_tile *t, int64_t cells, const int64_t *some)
@@ -752,17 +756,26 @@ static int64_t pixels_of(const kernel_tile *t, int64_t cells, const int64_t *som
 int kernel_pick(const kernel_tile *tile, int64_t cells, const int64_t *some, int64_t classes, const float *z, int64_t row0,
                 int64_t column0, int64_t columns, float *picked, double *mean)
 {
-    const int64_t n = pixels_of(tile, cells, some), most = most_pixels(tile->cells, tile->first);
-    double *area = malloc((size_t)(most + (classes + 3) * most / 2 + 1) * sizeof *area);
-    if (!area) return -1;
-    float *room = (float *)(area + most);
-    for (int64_t c = 0, m = 0, here; c < cells; c++, m += here) {
-        here = tile->first[some[c] + 1] - tile->first[some[c]];
-        pick_cell(tile, some[c], classes, z, row0, column0, columns, picked + m, n);
-        if (mean) mean_of_cell(tile, some[c], classes, picked + m, n, area, room, mean + c * classes);
+    const int64_t n = pixels_of(tile, cells, some);
+    size_t k = (size_t)classes, most = (size_t)most_pixels(tile->cells, tile->first);
+    double *memory = malloc((k * most + 3 * most + 1) * sizeof *memory);
+    int *order = malloc((k + 1) * sizeof *order);
+    const int failed = !memory || !order;
+    if (!failed) {
+        double *area = memory + k * most + 2 * most;
+        cell one = {.k = (int)classes, .e = memory, .total = memory + k * most, .w = memory + k * most + most};
+        for (int j = 0; j < (int)classes; j++) order[j] = j;
+        if (mean) memset(mean, 0, (size_t)(cells * classes) * sizeof *mean);
+        for (int64_t c = 0, m = 0; c < cells; c++, m += one.n) {
+            one.n = tile->first[some[c] + 1] - tile->first[some[c]];
+            pick_cell(tile, some[c], classes, z, row0, column0, columns, picked + m, n);
+            if (!mean || !one.n) continue;
+            look(tile, some[c], area, NULL);
+            mean_of_cell(&one, area, picked + m, n, order, mean + c * classes);
+        }
     }
-    free(area);
-    return 0;
+    free(memory), free(order);
+    return failed ? -1 : 0;
 }
 
 /* All pixels of coarse cell c show one class each: `only`, or what the base map has. */

@@ -47,8 +47,8 @@ typedef struct {
 
 /* picked [classes][n]: the logits of the pixels of coarse cells some[c], in their order, of z [..][columns][classes][2][2]
    for 2 x 2 pixels each, which begin at row0, column0 of the tile, both even. mean [cells][classes], where it is not NULL:
-   means over the area of each cell of softmax(z), in float; 0 without land, NaN where a logit is not finite. 0, or -1
-   without memory. */
+   means over the area of each cell of softmax(z); 0 without land, NaN where a logit is not finite. 0, or -1 without
+   memory. */
 int kernel_pick(const kernel_tile *tile, int64_t cells, const int64_t *some, int64_t classes, const float *z, int64_t row0,
                 int64_t column0, int64_t columns, float *picked, double *mean);
 

@@ -68,7 +68,7 @@ def test_logits_are_picked_where_their_pixels_are(share: float, side: int) -> No
     assert np.array_equal(out, inside[:, cells.inside[pixels.which]])
     softmax = np.exp(out.astype(float)) / np.exp(out.astype(float)).sum(0)
     weighted = pixels.block(softmax * pixels.area).sum(2) / pixels.block(pixels.area).sum(1)[:, None]
-    np.testing.assert_allclose(means, weighted, rtol=1e-6)
+    np.testing.assert_allclose(means, weighted, rtol=1e-12)
     assert pick(cells, some, fine.area_rows, fours, (-2, -4), out, False) is None
 
 

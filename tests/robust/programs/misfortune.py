@@ -58,17 +58,17 @@ class Sabotage:
     """Makes the tiles of one rank fail until told to stop."""
 
     def __init__(self, error: Callable[[], BaseException]) -> None:
-        self._run, self._error = TileRunner._run, error
+        self._ask, self._error = TileRunner._ask, error
 
     def __enter__(self) -> None:
-        def tile(*_: Any) -> Any:
+        def tile(*_: Any, **__: Any) -> Any:
             raise self._error()
 
         if COMM.rank == COMM.size - 1:
-            TileRunner._run = tile
+            TileRunner._ask = tile
 
     def __exit__(self, *_: object) -> None:
-        TileRunner._run = self._run
+        TileRunner._ask = self._ask
 
 
 class SmallFiles:
