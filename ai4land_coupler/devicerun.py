@@ -21,7 +21,7 @@ from ai4land_coupler import constraint, constraint_torch
 from ai4land_coupler.device import Device, exact
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.features import StaticFeatures
-from ai4land_coupler.inference import Asked, Then, TileRunner, _as_they_are
+from ai4land_coupler.inference import Then, TileRunner, _as_they_are
 from ai4land_coupler.pixels import Logits
 from ai4land_coupler.stem import LARGEST
 from ai4land_coupler.tiles import TileCells, TileFields, TileWork
@@ -206,18 +206,17 @@ class DeviceRunner(TileRunner):
         cell, pixel = np.searchsorted(left, cells.coarse_of_cell[at]), cells.slot[at] % cells.ratio**2
         fractions[:, at], classes[at] = closed[cell, :, pixel].T, drawn[cell, pixel]
 
-    def _prepare(self, asked: list[Asked]) -> None:
-        """Nothing: the device makes it of each tile when that is run."""
-
-    def _ask(self, asked: Asked, logits: Logits, watch: Stopwatch, averaged: bool) -> NDArray[np.float64] | None:
+    def _ask(
+        self, work: TileWork, run: NDArray[np.int64], logits: Logits, watch: Stopwatch, averaged: bool
+    ) -> NDArray[np.float64] | None:
         """As `TileRunner._ask`, by the device; threads hand it their tiles in any order."""
-        if not asked.run.size:
+        if not run.size:
             return None
-        kept = self._kept_of(asked.work.cells)
+        kept = self._kept_of(work.cells)
         with torch.inference_mode():
-            blocks = self._whole(asked.work, kept, watch).index_select(0, self._to(asked.run)).cpu().numpy()
+            blocks = self._whole(work, kept, watch).index_select(0, self._to(run)).cpu().numpy()
         with watch.stage("constraint"):
-            pixels = self._pixels(asked.work, asked.run)
+            pixels = self._pixels(work, run)
             logits[...] = pixels.unblock(blocks)
             return constraint.means(blocks, pixels.block(pixels.area)) if averaged else None
 

@@ -149,7 +149,7 @@ class Domain:
         place = self.placement
         for i, (cells, inner, window) in enumerate(zip(self.own, self.inner, self.window, strict=True)):
             before = np.ascontiguousarray(place.base[:, inner].T) if change else None
-            yield TileWork.of(
+            yield TileWork(
                 cells, totals, window, place.filled[inner] == BASE, before, None if priors is None else priors[i]
             )
 

@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -28,29 +27,12 @@ S = TypeVar("S")
 T = TypeVar("T")
 Index = NDArray[np.int64]
 Float = NDArray[np.float64]
-
-
 Then = Callable[[int, TileFields], Any]
 """What is made of the fields of the i-th tile, by the thread that has just made them."""
 
 
 def _as_they_are(_: int, fields: TileFields) -> TileFields:
     return fields
-
-
-@dataclass(frozen=True, eq=False)
-class Asked:
-    """A tile, the coarse cells `run` (r,) of it for which the network is asked, and room for its fractions (K, n)."""
-
-    work: TileWork
-    run: Index
-    room: Float
-
-    @property
-    def pixels(self) -> int:
-        """Land cells in `run`."""
-        first = self.work.cells.first
-        return int((first[self.run + 1] - first[self.run]).sum())
 
 
 class TileRunner:
@@ -85,16 +67,18 @@ class TileRunner:
         ConstraintError names the coarse cell it cannot close.
         """
 
-        def closed(one: tuple[int, Asked], own: Stopwatch) -> Any:
-            i, asked = one
-            logits = np.empty((self._legend.size, asked.pixels), np.float32)
-            self._ask(asked, logits, own, averaged=False)
+        def closed(one: tuple[int, TileWork, Float], own: Stopwatch) -> Any:
+            i, work, room = one
+            run = self._unsettled(work)
+            logits = np.empty((self._legend.size, _pixels(work, run)), np.float32)
+            self._ask(work, run, logits, own, averaged=False)
             with own.stage("constraint"):
-                fields = self._closed(asked.work, asked.run, logits, asked.room)
+                fields = self._closed(work, run, logits, room)
             with own.stage("exchange"):
                 return then(i, fields)
 
-        return self._each(closed, list(enumerate(self._prepared_for(tiles, watch))), watch, done)
+        works = list(tiles)
+        return self._each(closed, list(zip(itertools.count(), works, self._rooms(works), strict=False)), watch, done)
 
     def draft(
         self, tiles: Iterable[TileWork], watch: Stopwatch, done: Callable[[], None], once: bool = False
@@ -104,16 +88,19 @@ class TileRunner:
         once: the drafts are closed once at most; they then wait in the memory that is to take the fields.
         """
 
-        def drafted(asked: Asked, own: Stopwatch) -> TileDraft:
-            shape = self._legend.size, asked.pixels
-            logits = _end_of(asked.room, shape) if once else np.empty(shape, np.float32)
-            averages = self._ask(asked, logits, own, averaged=True)
-            means = np.full((self._legend.size, asked.work.cells.coarse.size), np.nan)
+        def drafted(one: tuple[TileWork, Float | None], own: Stopwatch) -> TileDraft:
+            work, room = one
+            run = self._unsettled(work)
+            shape, means = (self._legend.size, _pixels(work, run)), np.full(work.wanted.T.shape, np.nan)
+            logits = np.empty(shape, np.float32) if room is None else _end_of(room, shape)
+            averages = self._ask(work, run, logits, own, averaged=True)
             if averages is not None:
-                means[:, asked.run] = averages.T
-            return TileDraft(asked.run, logits, means, asked.room if once else None)
+                means[:, run] = averages.T
+            return TileDraft(run, logits, means, room)
 
-        return self._each(drafted, self._prepared_for(tiles, watch), watch, done)
+        works = list(tiles)
+        rooms: Iterable[Float | None] = self._rooms(works) if once else itertools.repeat(None)
+        return self._each(drafted, list(zip(works, rooms, strict=False)), watch, done)
 
     def close(
         self, tiles: Iterable[TileWork], drafts: list[TileDraft], watch: Stopwatch, then: Then = _as_they_are
@@ -123,12 +110,13 @@ class TileRunner:
         The drafts are taken out of their list, and each is dropped once its tile is closed.
         """
         works = list(tiles)
-        rooms = self._rooms(works) if any(draft.room is None for draft in drafts) else [draft.room for draft in drafts]
+        waiting = [draft.room for draft in drafts if draft.room is not None]
+        rooms = waiting if len(waiting) == len(works) else self._rooms(works)
         ran = list(zip(itertools.count(), works, drafts, rooms, strict=False))
         drafts.clear()
-        del works, rooms
+        del works, waiting, rooms
 
-        def closed(one: tuple[int, TileWork, TileDraft, Float | None], own: Stopwatch) -> Any:
+        def closed(one: tuple[int, TileWork, TileDraft, Float], own: Stopwatch) -> Any:
             i, work, draft, room = one
             with own.stage("constraint"):
                 logits = draft.logits if draft.room is None else draft.logits.copy()
@@ -137,16 +125,6 @@ class TileRunner:
                 return then(i, fields)
 
         return self._each(closed, ran, watch)
-
-    def _prepared_for(self, tiles: Iterable[TileWork], watch: Stopwatch) -> "list[Asked]":
-        """Each tile with what is asked of the network for it, and room for its fields."""
-        works = list(tiles)
-        asked = [
-            Asked(work, self._unsettled(work), room) for work, room in zip(works, self._rooms(works), strict=True)
-        ]
-        with self._torch(), watch.stage("features"):
-            self._prepare([one for one in asked if one.run.size])
-        return asked
 
     def _rooms(self, works: Sequence[TileWork]) -> list[Float]:
         return self._shelf.lend([(self._legend.size, work.cells.size) for work in works])
@@ -182,12 +160,6 @@ class TileRunner:
         finally:
             torch.set_num_threads(threads)
 
-    def _prepare(self, asked: "list[Asked]") -> None:
-        """What the network is given of tiles and does not change from year to year, on all threads."""
-        self._stem.prepare(
-            (_window(one.work.cells.tile, *_reach(one.work.cells, one.run)) for one in asked), self._threads
-        )
-
     def _unsettled(self, work: TileWork) -> Index:
         """The coarse cells of a tile (r,) that hold several classes and do not show the base map."""
         settled = work.from_base | ((work.wanted.max(axis=1) == 1.0) & (self._mode == "level"))
@@ -195,14 +167,13 @@ class TileRunner:
             settled |= (work.wanted == work.before).all(axis=1)
         return np.flatnonzero(~settled)
 
-    def _closed(self, work: TileWork, run: Index, logits: Logits, room: Float | None) -> TileFields:
+    def _closed(self, work: TileWork, run: Index, logits: Logits, fractions: Float) -> TileFields:
         """Coarse cells of one class are filled with it, those without a state show the base map; the rest was run.
 
-        room (K, n) takes the fractions.
+        fractions (K, n) is where they are put.
         """
         if work.before is not None:
             return self._changed(work, work.before, run, logits)
-        fractions = np.empty((self._legend.size, work.cells.size)) if room is None else room
         kind = np.where(work.from_base, kernel.BASE, kernel.ONE).astype(np.uint8)
         kind[run] = kernel.RUN
         area, base = self._emulator.fine.area_rows, self._emulator.base_map()
@@ -249,21 +220,22 @@ class TileRunner:
     def _pixels(self, work: TileWork, some: Index) -> Pixels:
         return Pixels.of(work.cells, some, self._emulator.fine.area_rows)
 
-    def _ask(self, asked: "Asked", logits: Logits, watch: Stopwatch, averaged: bool) -> Float | None:
-        """Put the network's logits into (K, pixels); their means (r, K) over the coarse cells, where asked for.
+    def _ask(self, work: TileWork, run: Index, logits: Logits, watch: Stopwatch, averaged: bool) -> Float | None:
+        """Put the network's logits for the coarse cells `run` (r,) of a tile into (K, pixels of them).
 
-        It is run on the rectangle that holds them.
+        Their means (r, K) over each of these are returned, where asked for. The network is run on the rectangle that
+        holds them.
         """
-        if not asked.run.size:
+        if not run.size:
             return None
-        rows, cols = _reach(asked.work.cells, asked.run)
+        rows, cols = _reach(work.cells, run)
         with watch.stage("features"), torch.inference_mode():
-            given = self._given(asked.work, rows, cols)
+            given = self._given(work, rows, cols)
         with watch.stage("unet"), torch.inference_mode():
             made = self._network.after_stem(*given, rim=REACH).permute(0, 2, 3, 1).contiguous()[0].numpy()
         with watch.stage("constraint"):
             area, corner = self._emulator.fine.area_rows, (rows.start, cols.start)
-            return pick(asked.work.cells, asked.run, area, made, corner, logits, averaged)
+            return pick(work.cells, run, area, made, corner, logits, averaged)
 
     def _given(self, work: TileWork, rows: slice, cols: slice) -> tuple[torch.Tensor, torch.Tensor | None]:
         """What the network goes on from for rows and columns of a tile and the REACH around them.
@@ -294,6 +266,12 @@ class TileRunner:
             grid = self._emulator.coarse
             where = f"{grid.lat[cell // grid.nlon]:.2f} N {grid.lon[cell % grid.nlon]:.2f} E"
             raise ConstraintError(f"coarse cell {cell + 1} at {where}: {error}") from error
+
+
+def _pixels(work: TileWork, run: Index) -> int:
+    """Land cells in the coarse cells `run` of a tile."""
+    first = work.cells.first
+    return int((first[run + 1] - first[run]).sum())
 
 
 def _end_of(room: Float, shape: tuple[int, int]) -> Logits:

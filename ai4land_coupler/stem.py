@@ -5,7 +5,8 @@ fields make, the same every year, and one that the coarse fractions (and the pri
 """
 
 import math
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
@@ -15,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 
 from ai4land_coupler import kernel
-from ai4land_coupler.ahead import side_by_side
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.features import StaticFeatures, coarse_window
 
@@ -44,6 +44,7 @@ class Stem:
         down, across = (n // 2 // self._side for n in (emulator.fine.nlat, emulator.fine.nlon))
         self._kept = np.full((down + 2 * self._past, across), None)
         self._address = np.zeros(self._kept.shape, np.int64)
+        self._claimed, self._changed = np.zeros(self._kept.shape, bool), threading.Condition()
         self._moving = self._of_classes(len(emulator.legend))
         self._climates = network.climates()
 
@@ -60,21 +61,31 @@ class Stem:
     def forget(self) -> None:
         """Drop what is kept."""
         self._kept[...], self._address[...] = None, 0
+        self._claimed[...] = False
 
-    def prepare(self, windows: Iterable[tuple[Pair, Pair]], threads: int = 1) -> None:
-        """Make what is lacking of the blocks that cover windows, given as their start and size; see `window`."""
-        known, lacking = self._address != 0, []
-        for window in windows:
-            down, across = self._blocks(*window)
-            if known[self._places(down, across)].all():
-                continue
-            for top, bottom, left, right in _rectangles(known[self._places(down, across)].tolist()):
-                part = down[top:bottom], across[left:right]
-                lacking.append((*part, ~known[self._places(*part)]))
-                known[self._places(*part)] = True
-        if lacking:
-            with _one_thread():
-                side_by_side(lambda part: self._make(*part), lacking, threads)
+    def prepare(self, start: Pair, size: Pair) -> None:
+        """Make what is lacking of the blocks that cover a window; see `window`.
+
+        Threads may do so at the same time: a block is made by the first that comes for it, and the others wait.
+        """
+        down, across = self._blocks(start, size)
+        where = self._places(down, across)
+        while (self._address[where] == 0).any():
+            with self._changed:
+                lacking = (self._address[where] == 0) & ~self._claimed[where]
+                if not lacking.any():
+                    self._changed.wait_for(lambda: (self._claimed[where] <= (self._address[where] != 0)).all())
+                    continue
+                self._claimed[where] |= lacking
+            try:
+                with _one_thread():
+                    for top, bottom, left, right in _rectangles((~lacking).tolist()):
+                        part = slice(top, bottom), slice(left, right)
+                        self._make(down[part[0]], across[part[1]], lacking[part])
+            finally:
+                with self._changed:
+                    self._claimed[where] &= ~lacking | (self._address[where] != 0)
+                    self._changed.notify_all()
 
     def window(
         self, start: Pair, size: Pair, totals: NDArray[np.float64], corner: Pair,
@@ -86,7 +97,7 @@ class Stem:
         prior (K, ny, nx): the prior map, one class a cell, for networks that are given one. Columns wrap; past the
         poles is nothing.
         """
-        self.prepare([(start, size)])
+        self.prepare(start, size)
         inside = start[0] // 2 % self._side, start[1] // 2 % self._side
         if prior is None and self._ratio % 2 == 0:
             far = self._of_totals(totals)
@@ -134,7 +145,6 @@ class Stem:
     @torch.inference_mode()
     def _make(self, down: range, across: range, lacking: NDArray[np.bool_]) -> None:
         """Those of some blocks that are lacking (down, across)."""
-        torch.set_num_threads(1)  # of this thread: one that has just begun would call others
         fine, network = 2 * self._side, self._network
         window = down.start * fine, across.start * fine, len(down) * fine, len(across) * fine
         statics = self._static.normalised(*window)
@@ -160,7 +170,7 @@ class Stem:
 def _one_thread() -> Iterator[None]:
     """What torch does here is done by the thread that asks for it alone."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # of this thread: one that has just begun would call others
     try:
         yield
     finally:

@@ -142,38 +142,32 @@ class TileCells:
 class TileWork:
     """What one tile is refined from in a year.
 
-    totals (K, ny, nx) float64: coarse totals of the tile's coarse cells and as many around them on every side as its
-    halo touches, 0 without land and past the poles; from_base (m,): coarse cells of `cells` that show the base map;
-    before (m, K): the base map's totals there, in `change` mode; prior (ny, nx) uint8: for a network that is given it,
-    the class map of the year made before on the tile and its halo, 0 where there is none.
+    known (K, w) float64: coarse totals, 0 without land, and where among them those of the tile's coarse cells and of as
+    many around them on every side as its halo touches stand: window (ny, nx), -1 past the poles; from_base (m,): coarse
+    cells of `cells` that show the base map; before (m, K): the base map's totals there, in `change` mode; prior (ny,
+    nx) uint8: for a network that is given it, the class map of the year made before on the tile and its halo, 0 where
+    there is none.
     """
 
     cells: TileCells
-    totals: NDArray[np.float64]
+    known: NDArray[np.float64]
+    window: NDArray[np.int64]
     from_base: NDArray[np.bool_]
     before: NDArray[np.float64] | None = None
     prior: NDArray[np.uint8] | None = None
 
-    @classmethod
-    def of(
-        cls,
-        cells: TileCells,
-        totals: NDArray[np.float64],
-        window: NDArray[np.int64],
-        from_base: NDArray[np.bool_],
-        before: NDArray[np.float64] | None = None,
-        prior: NDArray[np.uint8] | None = None,
-    ) -> "TileWork":
-        """From totals (K, w) and where among them the cells of the tile's surroundings stand, (ny, nx), -1 for none."""
-        around = totals.take(window, axis=1)
-        if window.min(initial=0) < 0:
-            around[:, window < 0] = 0.0
-        return cls(cells, around, from_base, before, prior)
+    @functools.cached_property
+    def totals(self) -> NDArray[np.float64]:
+        """The totals of the window, (K, ny, nx), 0 past the poles."""
+        around = self.known.take(self.window, axis=1)
+        if self.window.min(initial=0) < 0:
+            around[:, self.window < 0] = 0.0
+        return around
 
     @property
     def rim(self) -> int:
         """Coarse cells around the tile on each side."""
-        return (self.totals.shape[1] - self.cells.tile.size // self.cells.ratio) // 2
+        return (self.window.shape[0] - self.cells.tile.size // self.cells.ratio) // 2
 
     @functools.cached_property
     def wanted(self) -> NDArray[np.float64]:

@@ -182,4 +182,4 @@ def _work(emulator: Emulator, tile: Tile) -> TileWork:
     cells = TileCells.of(tile, emulator.base_map()[tile.rows, tile.cols] > 0, emulator.fine, ratio)
     totals = np.random.default_rng(1).dirichlet(np.ones(len(emulator.legend)), emulator.coarse.size).T
     window = coarse_around(tile, emulator.coarse, ratio, emulator.halo)
-    return TileWork.of(cells, np.ascontiguousarray(totals), window, np.zeros(cells.coarse.size, bool))
+    return TileWork(cells, np.ascontiguousarray(totals), window, np.zeros(cells.coarse.size, bool))

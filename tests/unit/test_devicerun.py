@@ -43,7 +43,7 @@ def works(emulator: Emulator, every: int = 5, before: bool = False, prior: bool 
         cells = TileCells.of(t, land[t.rows, t.cols], emulator.fine, ratio)
         side = tile + 2 * emulator.halo
         made.append(
-            TileWork.of(
+            TileWork(
                 cells,
                 totals,
                 coarse_around(t, emulator.coarse, ratio, emulator.halo),

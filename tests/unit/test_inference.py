@@ -31,7 +31,7 @@ def work_of(emulator: Emulator, totals: np.ndarray, filled: np.ndarray) -> list[
         for t in all_tiles(emulator.fine, emulator.coarse, emulator.tile)
     ]
     return [
-        TileWork.of(
+        TileWork(
             cells,
             totals,
             coarse_around(cells.tile, emulator.coarse, small_emulator.RATIO, emulator.halo),

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch.nn.functional import pixel_shuffle
 
 from ai4land_coupler import kernel
+from ai4land_coupler.ahead import Ahead, side_by_side
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.features import coarse_window
 from ai4land_coupler.stem import Stem, _rectangles
@@ -83,12 +85,67 @@ def test_threads_that_make_blocks_call_no_others(emulator: Emulator, monkeypatch
         return made(self, block)
 
     monkeypatch.setattr(UNet, "stem_of_seen", watched)
-    Stem(emulator, net).prepare([((row, 0), (SIZE, SIZE)) for row in (-48, 32, 72)], threads=2)
+    stem, barrier = Stem(emulator, net), threading.Barrier(2, timeout=30)
+
+    def make(start: tuple[int, int]) -> None:
+        barrier.wait()
+        stem.prepare(start, (SIZE, SIZE))
+
+    side_by_side(make, [(-48, 0), (72, 0)], 2)
     left = torch.get_num_threads()
     torch.set_num_threads(threads)
     assert len(makers) == 2
     assert not begun
     assert left == 2
+
+
+def test_each_block_is_made_once_and_waited_for(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four threads come for windows that overlap; none leaves before all of its own is there."""
+    net, made, count = emulator.network(), UNet.stem_of_seen, [0]
+    windows = [((row, column), (SIZE, SIZE)) for row in (-48, 0, 32) for column in (0, 40)]
+    alone = Stem(emulator, net)
+    for window in windows:
+        alone.prepare(*window)
+
+    def slow(self: UNet, block: torch.Tensor) -> torch.Tensor:
+        count[0] += 1
+        time.sleep(0.001)
+        return made(self, block)
+
+    monkeypatch.setattr(UNet, "stem_of_seen", slow)
+    stem = Stem(emulator, net)
+
+    def make(window: tuple[tuple[int, int], tuple[int, int]]) -> bool:
+        stem.prepare(*window)
+        return bool((stem._address[stem._places(*stem._blocks(*window))] != 0).all())
+
+    assert all(side_by_side(make, list(windows), 4))
+    assert count[0] == np.count_nonzero(alone._address) == np.count_nonzero(stem._address)
+    assert not (stem._claimed & (stem._address == 0)).any()
+
+
+def test_what_one_thread_fails_to_make_the_next_one_makes(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, made = emulator.network(), UNet.stem_of_seen
+    stem, failing = Stem(emulator, net), threading.Event()
+
+    def first_fails(self: UNet, block: torch.Tensor) -> torch.Tensor:
+        if not failing.is_set():
+            failing.set()
+            time.sleep(0.05)
+            raise MemoryError
+        return made(self, block)
+
+    monkeypatch.setattr(UNet, "stem_of_seen", first_fails)
+    first = Ahead(lambda: stem.prepare((0, 0), (SIZE, SIZE)))
+    first.start()
+    assert failing.wait(30)
+    stem.prepare((0, 0), (SIZE, SIZE))
+    first.wait()
+    with pytest.raises(MemoryError):
+        first.result()
+    assert (stem._address[stem._places(*stem._blocks((0, 0), (SIZE, SIZE)))] != 0).all()
 
 
 @torch.inference_mode()

@@ -125,8 +125,8 @@ def _alone(found: Answer, runner: TileRunner) -> Answer:
         y, x = row - tile.row0, col - tile.col0
         land[y : y + ratio, x : x + ratio] = found.labels[place].reshape(ratio, ratio) > 0
         cells = TileCells.of(tile, land, emulator.fine, ratio)
-        totals = np.broadcast_to(found.totals[place][:, None, None], (len(emulator.legend), reach, reach))
-        (fields_of_tile,) = runner.run([TileWork(cells, totals, np.zeros(1, bool))], Stopwatch(), lambda: None)
+        everywhere = found.totals[place][:, None], np.zeros((reach, reach), np.int64)
+        (fields_of_tile,) = runner.run([TileWork(cells, *everywhere, np.zeros(1, bool))], Stopwatch(), lambda: None)
         fractions[place] = cells.block(fields_of_tile.fractions)[0]
     return replace(found, fractions=fractions)
 

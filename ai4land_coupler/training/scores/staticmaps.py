@@ -170,7 +170,7 @@ def _works(where: Region, totals: Float) -> list[TileWork]:
     works = []
     for cells in _tiles(where):
         around = coarse_around(cells.tile, emulator.coarse, where.ratio, emulator.halo)
-        works.append(TileWork.of(cells, totals, around, np.zeros(cells.coarse.size, bool)))
+        works.append(TileWork(cells, totals, around, np.zeros(cells.coarse.size, bool)))
     return works
 
 
