@@ -154,20 +154,24 @@ class StaticFeatures:
         needed = [name for group, members in NATIVES.items() if group in self._groups for name in members]
         self._land = emulator.base_map()
         self._natives, sparse = dict[str, Native](), dict[str, Lines]()
-        for name, native in read_natives(emulator.path / "statics.nc", [*needed, *self._stored]):
-            self._check(name, native)
+        for name, field, shape in read_natives(emulator.path / "statics.nc", [*needed, *self._stored]):
+            self._check(name, field, shape)
             if name in SPARSE and name in needed:
-                sparse[name] = Lines.of(native)
-            if name not in sparse or name in self._stored:
-                self._natives[name] = native.narrow()
+                sparse[name] = field if isinstance(field, Lines) else Lines.of(field)
+            if isinstance(field, Native) and (name not in sparse or name in self._stored):
+                self._natives[name] = field.narrow()
         self._lines = {name: sparse[name] for name in LINES if name in needed}
         if "settlements" in self._groups:
             self._settlements = Settlements(sparse["places"], sparse["people"])
 
-    def _check(self, name: str, native: Native) -> None:
+    def _check(self, name: str, native: Native | Lines, shape: tuple[int, int]) -> None:
         anywhere = name in INTERPOLATED and name not in self._stored
-        if not anywhere and native.packed.shape != (self.fine.nlat, self.fine.nlon):
+        if not anywhere and shape != (self.fine.nlat, self.fine.nlon):
             raise EmulatorError(f"static field {name} is not on the fine grid")
+        if isinstance(native, Lines):
+            if name not in SPARSE or name in self._stored:
+                raise EmulatorError(f"static field {name} is expected on a grid, found a list of cells")
+            return
         if name == CLIMATE_CLASS:
             ends = np.array([native.packed.min(), native.packed.max()])
             low, high = native.unpack(ends) if name in self._stored else ends

@@ -155,6 +155,16 @@ class Lines:
         cell = np.flatnonzero(flat != 0)
         return cls(cell.astype(np.int32), _narrow(flat[cell]), native.scale)
 
+    def check(self, name: str, size: int, offset: float) -> None:
+        """Raise EmulatorError where these are no cells of a grid of so many, ascending, that 0 is packed as 0 on."""
+        ends = np.concatenate([[-1], self.cell, [size]]).astype(np.int64)
+        if self.value.shape != self.cell.shape or not (np.diff(ends) > 0).all() or offset != 0 or not self.scale > 0:
+            raise EmulatorError(
+                f"static field {name}: a value for each of its cells, which ascend within 0 to {size - 1}, a scale "
+                f"above 0 and no offset are expected; found {self.value.size} values, {self.cell.size} cells, scale "
+                f"{self.scale}, offset {offset}"
+            )
+
     def packed(self, window: Window, rim: int = 0) -> NDArray[np.int64]:
         """Return the stored values in the window and `rim` cells around it, 0 past the poles."""
         return self._spread(window, rim, self.value, np.int64)
@@ -187,10 +197,11 @@ def _narrow(packed: Packed) -> Packed:
     return packed.astype(np.uint8) if fits else packed
 
 
-def read_natives(path: Path, needed: Collection[str]) -> Iterator[tuple[str, Native]]:
-    """Read the fields needed of a statics file, two-dimensional int16 each, one after another by name.
+def read_natives(path: Path, needed: Collection[str]) -> Iterator[tuple[str, Native | Lines, tuple[int, int]]]:
+    """Read the fields needed of a statics file, one after another by name, with the shape of the grid they lie on.
 
-    Raises EmulatorError, at the end where some are missing.
+    Each is packed in bytes or int16, two-dimensional or gathered: a list of the cells that are not 0, as CF has it
+    (section 8.2). Raises EmulatorError, at the end where some are missing.
     """
     from netCDF4 import Dataset
 
@@ -200,13 +211,22 @@ def read_natives(path: Path, needed: Collection[str]) -> Iterator[tuple[str, Nat
         with Dataset(path) as data:
             data.set_auto_maskandscale(False)
             for name, variable in data.variables.items():
-                if name in needed and variable.ndim == 2:
-                    lat, lon = (np.asarray(data.variables[axis][:], np.float64) for axis in variable.dimensions)
+                if name in needed:
+                    scale, offset = float(variable.scale_factor), float(variable.add_offset)
                     if isinstance(variable.chunking(), list):
                         variable.set_var_chunk_cache(size=0)  # every chunk is read once
-                    packed = np.asarray(variable[:], np.int16)
+                    packed = np.asarray(variable[:])
+                    packed = packed if packed.dtype == np.uint8 else packed.astype(np.int16, copy=False)
                     missing.remove(name)
-                    yield name, Native(packed, float(variable.scale_factor), float(variable.add_offset), lat, lon)
+                    if variable.ndim == 2:
+                        lat, lon = (np.asarray(data.variables[axis][:], np.float64) for axis in variable.dimensions)
+                        yield name, Native(packed, scale, offset, lat, lon), packed.shape
+                    else:
+                        cells = data.variables[variable.dimensions[0]]
+                        nlat, nlon = (data.dimensions[axis].size for axis in cells.compress.split())
+                        lines = Lines(np.asarray(cells[:], np.int32), packed, scale)
+                        lines.check(name, nlat * nlon, offset)
+                        yield name, lines, (nlat, nlon)
     except (OSError, RuntimeError, LookupError, AttributeError, ValueError, TypeError, MemoryError) as error:
         raise EmulatorError(f"{path} cannot be read: {error}") from error
     if missing:

@@ -17,6 +17,7 @@ from ai4land_coupler.errors import EmulatorError
 from ai4land_coupler.features import (
     CHANNELS,
     RIM,
+    SPARSE,
     Channel,
     StaticFeatures,
     coarse_window,
@@ -26,6 +27,7 @@ from ai4land_coupler.grids import RegularGrid
 from ai4land_coupler.natives import Lines, Places, Window, bilinear, box_sums
 from ai4land_coupler.settlements import LISTED, SETTLEMENTS, Settlements
 from ai4land_coupler.training.data.dataset import FIRST_INPUTS
+from ai4land_coupler.training.data.rebuild import put_packed
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +173,48 @@ def test_climate_classes_beyond_what_is_embedded_are_refused(emulator: Emulator,
         StaticFeatures(dataclasses.replace(emulator, path=folder, statics=statics))
 
 
+def gathered(emulator: Emulator, folder: Path) -> Path:
+    """A copy of its files with the sparse fields in lists of cells, as rebuild writes them."""
+    shutil.copytree(emulator.path, folder)
+    with netCDF4.Dataset(emulator.path / "statics.nc") as old, netCDF4.Dataset(folder / "statics.nc", "w") as new:
+        old.set_auto_maskandscale(False)
+        for name, field in old.variables.items():
+            if field.ndim == 2:
+                axes = [old[axis][:] for axis in field.dimensions]
+                put_packed(new, name, field[:], axes, {}, float(field.scale_factor), float(field.add_offset))
+        assert [name for name, field in new.variables.items() if hasattr(field, "compress")] == [
+            f"{name}_cell" for name in old.variables if name in SPARSE
+        ]
+        assert {new[name].dtype for name in ("koppen", "climate_class", "places")} == {np.dtype("u1")}
+    return folder
+
+
+def test_gathered_fields_are_those_of_grids(emulator: Emulator, tmp_path: Path) -> None:
+    same = dataclasses.replace(emulator, path=gathered(emulator, tmp_path / "gathered"))
+    for window in ((0, 0, 160, 320), (-8, 300, 40, 60), (150, -20, 30, 50)):
+        assert np.array_equal(StaticFeatures(same).window(*window), StaticFeatures(emulator).window(*window))
+
+
+@pytest.mark.parametrize("wrong", ["order", "last", "offset", "class"])
+def test_lists_of_cells_that_make_no_field_are_refused(emulator: Emulator, tmp_path: Path, wrong: str) -> None:
+    folder = gathered(emulator, tmp_path / "wrong")
+    with netCDF4.Dataset(folder / "statics.nc", "a") as data:
+        data.set_auto_maskandscale(False)
+        if wrong == "order":
+            data["places_cell"][3:5] = data["places_cell"][3:5][::-1]
+        elif wrong == "last":
+            data["places_cell"][-1] = 160 * 320
+        elif wrong == "offset":
+            data["places"].add_offset = 1.0
+        else:
+            data.renameVariable("koppen", "grid")
+            data.createVariable("koppen", "u1", ("places_cell",))[:] = 1
+            data["koppen"].setncatts({"scale_factor": 1.0, "add_offset": 0.0})
+    expected = "koppen is expected on a grid" if wrong == "class" else "places: a value for each of its cells"
+    with pytest.raises(EmulatorError, match=expected):
+        StaticFeatures(dataclasses.replace(emulator, path=folder))
+
+
 def test_unknown_channels_are_named(emulator: Emulator) -> None:
     class Wrong:
         path: Path = emulator.path
@@ -193,7 +237,7 @@ def test_coarse_fractions_are_piecewise_constant_and_wrap() -> None:
 
 
 def test_the_shipped_fields_are_never_all_in_memory() -> None:
-    """Nine of them fill the fine grid with 52 MB each; one at a time and what is kept of the others stay below 300."""
+    """Two of them fill the fine grid with 26 MB each; one at a time and what is kept of the others stay below 200."""
     peak = "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss"
     program = (
         "import resource, netCDF4\n"
@@ -203,4 +247,4 @@ def test_the_shipped_fields_are_never_all_in_memory() -> None:
         f"kept = StaticFeatures(emulator); print({peak} - before)"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
-    assert int(ran.stdout) < 300_000
+    assert int(ran.stdout) < 200_000

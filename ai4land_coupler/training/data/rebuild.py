@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 from netCDF4 import Dataset
 from numpy.typing import NDArray
 
+from ai4land_coupler.features import SPARSE
 from ai4land_coupler.training.data.sources import (
     CLIMATE,
     CLIMATE_CLASS,
@@ -229,31 +230,51 @@ def _rasterise(
 
 
 def write_statics(path: Path, fields: Mapping[str, Packed]) -> None:
-    """Write the fields as int16 with scale_factor and add_offset, each on its own lat and lon."""
+    """Write the fields with scale_factor and add_offset, in bytes where they fit and int16 else.
+
+    Each is on its own lat and lon; those of SPARSE are gathered, the cells that are not 0 in a list.
+    """
     with Dataset(path, "w") as data:
         data.Conventions = "CF-1.11"
         data.title = "Static inputs of the land-use emulator igbp-0p05"
-        axes: dict[tuple[int, int], tuple[str, str]] = {}
         for name, field in fields.items():
-            shape = field.values.shape
-            if shape not in axes:
-                axes[shape] = _write_axes(data, field.axes(), f"_{len(axes)}")
-            variable = data.createVariable(name, "i2", axes[shape], zlib=True, complevel=9, shuffle=True)
             offset = _offset(field)
             packed = np.round((field.values - offset) / field.scale)
             if not np.isfinite(packed).all() or np.abs(packed).max() > 32767:
                 raise ValueError(f"{name}: does not fit int16 with scale {field.scale}")
-            variable.set_auto_maskandscale(False)
-            variable.setncatts(
-                {
-                    "long_name": field.long_name,
-                    "units": field.units,
-                    "source": field.source,
-                    "scale_factor": field.scale,
-                    "add_offset": offset,
-                }
-            )
-            variable[:] = packed.astype(np.int16)
+            about = {"long_name": field.long_name, "units": field.units, "source": field.source}
+            put_packed(data, name, packed.astype(np.int16), field.axes(), about, field.scale, offset)
+
+
+def put_packed(
+    data: Dataset, name: str, packed: NDArray[np.int16], axes: Sequence[NDArray[np.float64]],
+    about: Mapping[str, str], scale: float, offset: float,
+) -> None:  # fmt: skip
+    """Add a packed field (nlat, nlon) on its axes to a statics file."""
+    dimensions: tuple[str, ...] = _axes_in(data, axes)
+    kind = "u1" if packed.min() >= 0 and packed.max() < 256 else "i2"
+    if name in SPARSE:
+        cells, place = np.flatnonzero(packed), f"{name}_cell"
+        data.createDimension(place, cells.size)
+        listed = data.createVariable(place, "i4", (place,), zlib=True, complevel=9, shuffle=True)
+        listed.compress = " ".join(dimensions)
+        listed[:] = cells
+        packed, dimensions = packed.ravel()[cells], (place,)
+    variable = data.createVariable(name, kind, dimensions, zlib=True, complevel=9, shuffle=True)
+    variable.set_auto_maskandscale(False)
+    variable.setncatts({**about, "scale_factor": scale, "add_offset": offset})
+    variable[:] = packed
+
+
+def _axes_in(data: Dataset, axes: Sequence[NDArray[np.float64]]) -> tuple[str, str]:
+    """Names of the two axes of a field, which are added where the file does not have them yet."""
+    number = 0
+    while f"lat_{number}" in data.dimensions:
+        names = f"lat_{number}", f"lon_{number}"
+        if all(data.dimensions[name].size == axis.size for name, axis in zip(names, axes, strict=True)):
+            return names
+        number += 1
+    return _write_axes(data, (axes[0], axes[1]), f"_{number}")
 
 
 def _offset(field: Packed) -> float:
