@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ai4land_coupler import kernel
 from ai4land_coupler.comm import Communicator
 from ai4land_coupler.config import RegridConfig
 from ai4land_coupler.emulator import Emulator
@@ -20,41 +19,12 @@ from ai4land_coupler.placement import BASE, Placement, check_coverage
 from ai4land_coupler.regrid import Engine, Overlap, Patch, esmf_wanted, is_rectangle, make_engine
 from ai4land_coupler.regrid.cache import CachedEngine
 from ai4land_coupler.tiles import Tile, TileCells, TileWork
+from ai4land_coupler.tilesums import TileSums
 
 log = logging.getLogger(__package__)
 
 Float = NDArray[np.float64]
 Index = NDArray[np.int64]
-
-
-@dataclass(frozen=True, eq=False)
-class TileSums:
-    """Sums over the delivered cells of one tile by host cell: (K, n) fractions to area-weighted sums (hosts, K).
-
-    hosts (h,): the host cells over the tile; for each overlap its fine cell, position in `hosts` and area, m2.
-    """
-
-    hosts: Index
-    cell: NDArray[np.int32]
-    host: NDArray[np.int32]
-    area: Float
-
-    @classmethod
-    def of(cls, overlap: Overlap, cells: Index, hosts: Index) -> "TileSums":
-        """From overlaps of fine cells (rows) with host cells (columns), and what both are counted as."""
-        met = np.bincount(overlap.col, minlength=overlap.n_col) > 0
-        host = (np.cumsum(met, dtype=np.int32) - np.int32(1))[overlap.col]
-        return cls(hosts[met], cells[overlap.row].astype(np.int32), host, overlap.area)
-
-    def __call__(self, fractions: Float) -> Float:
-        """Add fractions times overlap area, m2, in ascending order of fine cell."""
-        if kernel.ready():
-            return kernel.gather(self.cell, self.host, self.area, np.ascontiguousarray(fractions), self.hosts.size)
-        sums = [
-            np.bincount(self.host, weights=of_class[self.cell] * self.area, minlength=self.hosts.size)
-            for of_class in fractions
-        ]
-        return np.stack(sums, axis=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,8 +198,8 @@ def _joined(made: Sequence[Overlap], patches: Sequence[Patch], members: Sequence
 
 
 def _to_host(engine: Engine, emulator: Emulator, cells: TileCells, hosts: HostGrid, members: Index) -> TileSums:
-    order = cells.ascending
-    return TileSums.of(engine.fine(emulator.fine, Patch(cells.cells[order], hosts)), order, members)
+    overlap = engine.fine(emulator.fine, Patch(cells.cells[cells.ascending], hosts))
+    return TileSums.of(overlap, cells, emulator.fine.area_rows, members)
 
 
 def _as_hosts(grid: RegularGrid, cells: Index) -> HostGrid:

@@ -187,12 +187,18 @@ def gather(pixel: NDArray[np.int32], host: NDArray[np.int32], area: Float, x: Fl
     return total
 
 
-def areas(tile: Tile, fractions: Float, some: NDArray[np.uint8]) -> tuple[Float, Float]:
-    """Areas (K,) in m2 of a tile's fractions (K, n), and of its coarse cells with `some` (m,) alone."""
-    total, part = np.empty(len(fractions)), np.empty(len(fractions))
-    parts = _pointer(fractions), _pointer(some), _pointer(total), _pointer(part)
-    _refuse_no_memory(_lib().kernel_areas(tile.struct, len(fractions), *parts))
-    return total, part
+def areas(
+    tile: Tile, fractions: Float, some: NDArray[np.uint8], host: NDArray[np.int32] | None, hosts: int
+) -> tuple[Float, Float, Float]:
+    """Areas in m2 of a tile's fractions (K, n): by host (hosts, K), in all (K,), of coarse cells with `some` (m,) (K,).
+
+    host (n,): of each cell; where None, none is summed by host.
+    """
+    by_host, total, part = np.zeros((hosts, len(fractions))), np.empty(len(fractions)), np.empty(len(fractions))
+    under = _ffi().NULL if host is None else _pointer(host)
+    parts = _pointer(some), under, _pointer(total), _pointer(part), _pointer(by_host)
+    _refuse_no_memory(_lib().kernel_areas(tile.struct, len(fractions), _pointer(fractions), *parts))
+    return by_host, total, part
 
 
 def mix(words: NDArray[np.uint64], lanes: NDArray[np.uint64]) -> None:

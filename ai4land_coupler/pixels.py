@@ -82,7 +82,7 @@ def pick(
     is not finite; they are only made where asked for.
     """
     if kernel.ready():
-        return kernel.pick(_tile(cells, area_rows), some, window, corner, out, averaged)
+        return kernel.pick(cells.for_kernel(area_rows), some, window, corner, out, averaged)
     pixels = Pixels.of(cells, some, area_rows)
     row, column = divide(cells.inside[pixels.which], cells.tile.size)
     row, column = row - corner[0], column - corner[1]
@@ -105,9 +105,8 @@ def fields(
         return _fields_numpy(cells, kind, area_rows, base, logits, totals, fractions)
     constraint.refuse_totals(totals[run])
     classes = np.empty(cells.size, np.uint8)
-    left, bad = kernel.fields(
-        _tile(cells, area_rows), kind, logits, np.ascontiguousarray(totals), constraint.WHOLE, base, fractions, classes
-    )
+    tile, given = cells.for_kernel(area_rows), np.ascontiguousarray(totals)
+    left, bad = kernel.fields(tile, kind, logits, given, constraint.WHOLE, base, fractions, classes)
     if bad is not None:
         pixels, cell = Pixels.of(cells, run, area_rows), int(np.searchsorted(run, bad))
         of_cell = logits[:, pixels.first[cell] : pixels.first[cell + 1]]
@@ -143,16 +142,3 @@ def settled(
     kinds = np.arange(1, totals.shape[1] + 1, dtype=np.uint8)
     np.equal(classes, kinds[:, None], out=fractions)
     return classes
-
-
-def areas(cells: TileCells, area_rows: Floats, fractions: Floats, some: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """Areas (K,) in m2 of a tile's fractions (K, n), and those in its coarse cells with `some` (m,) alone."""
-    if kernel.ready():
-        return kernel.areas(_tile(cells, area_rows), fractions, some.view(np.uint8))
-    weighted = fractions * area_rows[cells.rows]
-    return weighted.sum(axis=1), (weighted * some[cells.coarse_of_cell]).sum(axis=1)
-
-
-def _tile(cells: TileCells, area_rows: Floats) -> kernel.Tile:
-    tile = cells.tile
-    return kernel.Tile(cells.first, cells.inside, tile.size, (tile.row0, tile.col0), area_rows, cells.nlon)

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from ai4land_coupler import kernel
 from ai4land_coupler.domain import Domain
-from ai4land_coupler.pixels import areas
 from ai4land_coupler.placement import OWN
 from ai4land_coupler.tiles import TileFields
 
@@ -29,16 +28,16 @@ class Tally:
     bits: bytes
 
     @classmethod
-    def of(cls, domain: Domain, i: int, area_rows: Float, fields: TileFields) -> "Tally":
-        """Of a rank's i-th tile. area_rows: area of a fine cell by row, m2."""
-        cells, fractions = domain.own[i], np.ascontiguousarray(fields.fractions)
-        delivered, filled = areas(cells, area_rows, fractions, domain.placement.filled[domain.inner[i]] != OWN)
+    def of(cls, domain: Domain, i: int, fields: TileFields) -> "Tally":
+        """Of a rank's i-th tile."""
+        fractions = np.ascontiguousarray(fields.fractions)
+        by_host, delivered, filled = domain.to_host[i](fractions, domain.placement.filled[domain.inner[i]] != OWN)
         bits = hashlib.sha256(
-            cells.tile.index.to_bytes(8, "little")
+            domain.own[i].tile.index.to_bytes(8, "little")
             + mark(fractions.reshape(-1).view(np.uint64)).tobytes()
             + fields.classes.tobytes()
         )
-        return cls(domain.to_host[i](fractions), delivered, filled, bits.digest())
+        return cls(by_host, delivered, filled, bits.digest())
 
 
 def mark(words: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ai4land_coupler import kernel
 from ai4land_coupler.errors import GridError
 from ai4land_coupler.grids import RegularGrid
 
@@ -119,6 +120,11 @@ class TileCells:
         at = np.full(self.tile.size**2, -1, dtype=np.int64)
         at[self.inside] = np.arange(self.inside.size)
         return at[at >= 0]
+
+    def for_kernel(self, area_rows: NDArray[np.float64]) -> kernel.Tile:
+        """The cells as the compiled kernel takes them; area_rows: area of a fine cell by row, m2."""
+        tile = self.tile
+        return kernel.Tile(self.first, self.inside, tile.size, (tile.row0, tile.col0), area_rows, self.nlon)
 
     def block(self, values: NDArray) -> NDArray:
         """Cell values (..., n) as (m, ..., ratio^2) coarse cell by coarse cell, 0 where no cell is delivered."""

@@ -278,7 +278,7 @@ class Years:
         return self._comm.together(lambda: runner.close(work(begun.totals), made.drafts, begun.watch, self._told))
 
     def _told(self, i: int, fields: TileFields) -> Told:
-        return fields, Tally.of(self.domain, i, self._emulator.fine.area_rows, fields)
+        return fields, Tally.of(self.domain, i, fields)
 
     def _tiled(self, begun: Begun) -> tuple[Begun, list[Told]]:
         """A year and the fields of this rank's tiles; what it began with is dropped before those are made."""

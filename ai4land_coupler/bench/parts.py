@@ -13,9 +13,10 @@ from ai4land_coupler.bench.figures import exponent
 from ai4land_coupler.bench.timer import alternate
 from ai4land_coupler.comm import MPI, Communicator
 from ai4land_coupler.constraint import close, quota
-from ai4land_coupler.domain import TileSums
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.exchange import Route
+from ai4land_coupler.tiles import Tile, TileCells
+from ai4land_coupler.tilesums import TileSums
 
 MIB = 2**20
 PIXELS = 100
@@ -32,7 +33,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     emulator = Emulator.load(job["emulator"])
     made = {
         "constraint": lambda: constraint(job["cells"], len(emulator.legend), rates, job["repeats"]),
-        "aggregation": lambda: aggregation(emulator.tile**2, len(emulator.legend), rates, job["repeats"]),
+        "aggregation": lambda: aggregation(emulator, rates, job["repeats"]),
         "exchange": lambda: exchange(64800, len(emulator.legend), rates, job["repeats"]),
         "compression": lambda: compression(emulator.base_map()),
     }
@@ -91,15 +92,19 @@ def _problem(
     return logits, np.ones((cells, PIXELS)), totals / totals.sum(axis=1, keepdims=True), ids
 
 
-def aggregation(cells: int, classes: int, rates: dict[str, float], repeats: int) -> dict[str, Any]:
-    """Sums of a tile's fractions by host cell. Bound: fractions, areas and two short indices read once."""
-    host = np.sort(np.random.default_rng(1).integers(0, max(cells // 400, 1), cells))
-    hosts = np.unique(host)
-    places = np.arange(cells, dtype=np.int32), np.searchsorted(hosts, host).astype(np.int32)
-    sums = TileSums(hosts, *places, np.ones(cells))
-    fractions = np.full((classes, cells), 1.0 / classes)
-    seconds = alternate({"once": lambda: sums(fractions)}, repeats)["once"]
-    return _part(seconds, cells * 8 * (classes + 2) / rates["bytes_a_second"], 2.0 * cells * classes / rates["flops"])
+def aggregation(emulator: Emulator, rates: dict[str, float], repeats: int) -> dict[str, Any]:
+    """Areas of a tile's fractions by class and host cell, 2 x 2 coarse cells each. Bound: all of it read once."""
+    classes, ratio = len(emulator.legend), emulator.coarse.ratio_to(emulator.fine)
+    tile = Tile(0, 0, 0, emulator.tile)
+    cells = TileCells.of(tile, np.ones((tile.size, tile.size), bool), emulator.fine, ratio)
+    side = tile.size // ratio
+    hosts = (np.arange(side)[:, None] // 2 * side + np.arange(side) // 2).ravel()[cells.coarse_of_cell]
+    kinds, host = np.unique(hosts, return_inverse=True)
+    sums = TileSums(cells, emulator.fine.area_rows, kinds, host.astype(np.int32))
+    fractions, some = np.full((classes, cells.size), 1.0 / classes), np.zeros(cells.coarse.size, bool)
+    seconds = alternate({"once": lambda: sums(fractions, some)}, repeats)["once"]
+    moved = cells.size * (8 * classes + 8) / rates["bytes_a_second"]
+    return _part(seconds, moved, 2.0 * cells.size * classes / rates["flops"])
 
 
 def exchange(cells: int, classes: int, rates: dict[str, float], repeats: int) -> dict[str, Any]:

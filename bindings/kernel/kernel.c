@@ -835,20 +835,25 @@ int64_t kernel_fields(const kernel_tile *tile, int64_t classes, const unsigned c
     return bad;
 }
 
-int kernel_areas(const kernel_tile *tile, int64_t classes, const double *p, const unsigned char *some, double *total,
-                 double *part)
+int kernel_areas(const kernel_tile *tile, int64_t classes, const double *p, const unsigned char *some,
+                 const int32_t *host, double *total, double *part, double *by_host)
 {
     const int64_t n = tile->first[tile->cells];
     double *area = malloc((size_t)(most_pixels(tile->cells, tile->first) + 1) * sizeof *area);
     if (!area) return -1;
     for (int64_t k = 0; k < classes; k++) total[k] = part[k] = 0.0;
     for (int64_t c = 0; c < tile->cells; c++) {
-        const int64_t start = tile->first[c], here = tile->first[c + 1] - start;
+        const int64_t stop = tile->first[c + 1];
+        const double *of = area;
         look(tile, c, area, NULL);
-        for (int64_t k = 0; k < classes; k++) {
-            const double sum = dot(area, p + k * n + start, here);
-            total[k] += sum;
-            if (some && some[c]) part[k] += sum;
+        for (int64_t i = tile->first[c], next; i < stop; of += next - i, i = next) { /* pixels of one host cell */
+            for (next = host ? i + 1 : stop; next < stop && host[next] == host[i];) next++;
+            for (int64_t k = 0; k < classes; k++) {
+                const double sum = dot(of, p + k * n + i, next - i);
+                total[k] += sum;
+                if (some[c]) part[k] += sum;
+                if (host) by_host[host[i] * classes + k] += sum;
+            }
         }
     }
     free(area);

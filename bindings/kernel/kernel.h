@@ -87,10 +87,11 @@ void kernel_apply(const kernel_rows *matrix, int64_t columns, int64_t fields, co
 void kernel_gather(int64_t count, int64_t classes, int64_t n, const int32_t *pixel, const int32_t *host,
                    const double *area, const double *x, double *sum);
 
-/* Areas of fractions p [classes][n] of all n pixels of a tile: total [classes], and of the coarse cells with some[c] alone
-   part [classes]; some may be NULL. Cell after cell. 0, or -1 without memory. */
-int kernel_areas(const kernel_tile *tile, int64_t classes, const double *p, const unsigned char *some, double *total,
-                 double *part);
+/* Areas of fractions p [classes][n] of all n pixels of a tile, cell after cell: total [classes]; part [classes], of coarse
+   cells with some[c] alone; and, unless host is NULL, added to by_host [..][classes] of the host[i] of each pixel. 0, or -1
+   without memory. */
+int kernel_areas(const kernel_tile *tile, int64_t classes, const double *p, const unsigned char *some,
+                 const int32_t *host, double *total, double *part, double *by_host);
 
 #define KERNEL_LANES 256
 

@@ -13,7 +13,6 @@ from ai4land_coupler import constraint, doctor, kernel
 from ai4land_coupler.change import close_change, quota_change
 from ai4land_coupler.coarsehosts import _by_kernel, _by_numpy
 from ai4land_coupler.constraint import close, quota
-from ai4land_coupler.domain import TileSums
 from ai4land_coupler.grids import RegularGrid
 from ai4land_coupler.pixels import pick
 from ai4land_coupler.tally import mark
@@ -198,17 +197,6 @@ def test_sums_of_rows_of_any_length_wherever_they_are_put(start):
     assert (np.delete(out, range(start, out.size - 1)) == -1.0).all()
 
 
-@pytest.mark.parametrize("classes", [1, 3, 8, 11])
-def test_sums_over_overlaps(by_numpy, classes):
-    """A pixel in two hosts, a host met twice."""
-    x = np.random.default_rng(4).random((classes, 37))
-    pixel, host = np.array([0, 0, 1, 36, 5], np.int32), np.array([0, 1, 1, 1, 0], np.int32)
-    sums = TileSums(np.array([7, 9]), pixel, host, np.array([1.0, 2.0, 4.0, 8.0, 16.0]))
-    expected = [x[:, 0] + 16 * x[:, 5], 2 * x[:, 0] + 4 * x[:, 1] + 8 * x[:, 36]]
-    np.testing.assert_allclose(sums(x), expected, rtol=1e-15)
-    assert np.array_equal(sums(x), by_numpy(sums, x))
-
-
 @settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 2**31), classes=st.integers(1, 12), at_random=st.booleans())
 def test_counts_are_numpys(seed, classes, at_random):
@@ -254,7 +242,7 @@ def test_no_memory_is_an_error():
         kernel.pick(tile, cell[:0], np.empty((0, 1, 8), np.float32), (0, 0), np.empty((2, 0), np.float32), True)
     byte = np.empty(0, np.uint8)
     with pytest.raises(MemoryError):
-        kernel.areas(tile, np.empty((2, 0)), cell.astype(np.uint8))
+        kernel.areas(tile, np.empty((2, 0)), cell.astype(np.uint8), None, 0)
     with pytest.raises(MemoryError):
         kernel.fields(tile, np.zeros(1, np.uint8), np.empty((2, 0), np.float32), totals, 1e-9, byte, nothing, byte)
 

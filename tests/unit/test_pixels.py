@@ -7,7 +7,7 @@ from test_constraint import batch
 from ai4land_coupler import constraint, kernel
 from ai4land_coupler.grids import RegularGrid
 from ai4land_coupler.kernel import BASE, ONE, RUN
-from ai4land_coupler.pixels import Pixels, areas, fields, pick
+from ai4land_coupler.pixels import Pixels, fields, pick
 from ai4land_coupler.tiles import Tile, TileCells, all_tiles
 
 FINE, COARSE = RegularGrid(160, 320), RegularGrid(16, 32)
@@ -102,17 +102,6 @@ def test_a_tile_without_a_cell_that_is_run(given: tuple) -> None:
     assert (fractions.sum(axis=0) == 1.0).all()
     assert np.array_equal(fractions.argmax(axis=0) + 1, classes)
     assert not residual.any()
-
-
-@pytest.mark.usefixtures("either_way")
-def test_areas_are_those_of_all_cells_and_of_some(given: tuple) -> None:
-    cells, kind, *_ = given
-    fractions = np.random.default_rng(8).random((4, cells.size))
-    weighted = fractions * FINE.area_rows[cells.rows]
-    for some in (kind == RUN, np.zeros(kind.size, bool)):
-        total, part = areas(cells, FINE.area_rows, fractions, some)
-        np.testing.assert_allclose(total, weighted.sum(axis=1), rtol=1e-13)
-        np.testing.assert_allclose(part, weighted[:, some[cells.coarse_of_cell]].sum(axis=1), rtol=1e-13)
 
 
 @pytest.mark.usefixtures("either_way")

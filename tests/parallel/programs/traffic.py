@@ -43,7 +43,8 @@ def exchange(comm, domain: Domain, classes: int) -> None:
     for work in domain.work(totals):
         assert work.totals.shape[0] == classes
     fields = [TileFields(np.zeros((classes, c.size)), np.zeros(c.size, np.uint8), np.zeros(0)) for c in domain.own]
-    partial = [to(tile.fractions) for to, tile in zip(domain.to_host, fields, strict=True)]
+    pairs = zip(domain.to_host, fields, strict=True)
+    partial = [to(tile.fractions, np.zeros(to.cells.coarse.size, bool))[0] for to, tile in pairs]
     domain.columns(comm, np.concatenate([np.empty((0, classes)), *partial]))
 
 
