@@ -6,8 +6,11 @@ import cffi
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fvisibility=hidden"]
-"""Nothing is fused: the bits do not depend on who compiled it. A host's functions of the same names stay its own."""
+FLAGS = ["-std=c11", "-O3", "-fno-wrapv", "-ffp-contract=off", "-fvisibility=hidden"]
+"""Nothing is fused: the bits do not depend on who compiled it. A host's functions of the same names stay its own.
+
+Python's own flags have -fwrapv, which this code does not need and which costs a regrid a third of its time.
+"""
 
 
 def _declarations() -> str:

@@ -29,6 +29,28 @@ static void stores_done(void)
 #endif
 }
 
+/* The first two entries of row r, FIELDS in two: low and high. */
+#define FIRST_TWO(r, low, high)                                                                             \
+    four low, high;                                                                                         \
+    do {                                                                                                    \
+        const double *one = x + m->column[2 * (r)] * (int64_t)FIELDS, u = m->weight[2 * (r)];               \
+        const double *two = x + m->column[2 * (r) + 1] * (int64_t)FIELDS, v = m->weight[2 * (r) + 1];       \
+        four other;                                                                                         \
+        memcpy(&low, one, sizeof low), memcpy(&other, two, sizeof other), low = u * low + v * other;        \
+        memcpy(&high, one + 4, sizeof high), memcpy(&other, two + 4, sizeof other), high = u * high + v * other; \
+    } while (0)
+
+/* Four rows of four fields, as fields of rows that stand ROWS apart. */
+#define TURN(a, b, c, d, to)                                                                                \
+    do {                                                                                                    \
+        const four ab = PICK(a, b, 0, 4, 2, 6), ba = PICK(a, b, 1, 5, 3, 7);                                \
+        const four cd = PICK(c, d, 0, 4, 2, 6), dc = PICK(c, d, 1, 5, 3, 7);                                \
+        const four of_0 = PICK(ab, cd, 0, 1, 4, 5), of_1 = PICK(ba, dc, 0, 1, 4, 5);                        \
+        const four of_2 = PICK(ab, cd, 2, 3, 6, 7), of_3 = PICK(ba, dc, 2, 3, 6, 7);                        \
+        memcpy(to, &of_0, sizeof of_0), memcpy(to + ROWS, &of_1, sizeof of_1);                              \
+        memcpy(to + 2 * ROWS, &of_2, sizeof of_2), memcpy(to + 3 * ROWS, &of_3, sizeof of_3);               \
+    } while (0)
+
 WIDE static void apply_some(const kernel_rows *m, const double *restrict x, int64_t fields, double *restrict sum)
 {
     double held[FIELDS][ROWS] __attribute__((aligned(64)));
@@ -37,14 +59,17 @@ WIDE static void apply_some(const kernel_rows *m, const double *restrict x, int6
     for (int64_t start = 0, some, at = 0; start < rows; start += some) {
         some = start || !lead ? ROWS : lead;
         if (some > rows - start) some = rows - start;
-        for (int64_t r = 0; r < some; r++) {
-            const int64_t i = 2 * (start + r);
-            const double *one = x + m->column[i] * (int64_t)FIELDS, *two = x + m->column[i + 1] * (int64_t)FIELDS;
-            four low, high, other; /* FIELDS in two */
-            memcpy(&low, one, sizeof low), memcpy(&other, two, sizeof other);
-            low = m->weight[i] * low + m->weight[i + 1] * other;
-            memcpy(&high, one + 4, sizeof high), memcpy(&other, two + 4, sizeof other);
-            high = m->weight[i] * high + m->weight[i + 1] * other;
+        int64_t r = 0;
+        for (; r + 4 <= some; r += 4) {
+            FIRST_TWO(start + r, a, e);
+            FIRST_TWO(start + r + 1, b, f);
+            FIRST_TWO(start + r + 2, c, g);
+            FIRST_TWO(start + r + 3, d, h);
+            TURN(a, b, c, d, held[0] + r);
+            TURN(e, f, g, h, held[4] + r);
+        }
+        for (; r < some; r++) {
+            FIRST_TWO(start + r, low, high);
             for (int f = 0; f < 4; f++) held[f][r] = low[f], held[f + 4][r] = high[f];
         }
         for (; at < m->long_rows && m->long_row[at] < start + some; at++) {

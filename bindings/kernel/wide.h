@@ -14,6 +14,14 @@
 typedef double four __attribute__((vector_size(4 * sizeof(double))));
 typedef float four_floats __attribute__((vector_size(4 * sizeof(float))));
 
+/* Lanes of two vectors, counted from 0 in the first and from 4 in the second. */
+#if defined(__clang__)
+#define PICK(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
+#else
+typedef int64_t four_places __attribute__((vector_size(4 * sizeof(int64_t))));
+#define PICK(a, b, i, j, k, l) __builtin_shuffle(a, b, (four_places){i, j, k, l})
+#endif
+
 /* Whether four places lie side by side, as most do in a row of pixels: what is there is then read at once. */
 static inline int run_of_four(const int64_t *at)
 {
