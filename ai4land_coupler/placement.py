@@ -1,5 +1,6 @@
 """Where the host's land lies on the coarse grid, which coarse cells have a state, and where the rest get theirs."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -93,15 +94,30 @@ class Placement:
 
         regridded (K, m): areas of each class on `cells`, m2. A cell uses its own state, the nearest or the base map.
         """
-        known = self.brought(comm, regridded / np.maximum(regridded.sum(axis=0), np.finfo(float).tiny))
-        return np.where(self.fine_land > 0, np.where(self.origin >= 0, known, self.base), 0.0)
+        own = regridded / np.maximum(regridded.sum(axis=0), np.finfo(float).tiny)
+        out, base = self._taken(comm, own, self._column_on_land), self._on_base
+        out[:, base] = self.base[:, base]
+        return out
 
     def brought(self, comm: Communicator, own: Float) -> Float:
         """Values (K, m) on `cells` to the known cells (K, w) that use them, 0 on those of the base map. Collective."""
-        states = np.concatenate([own, self.fetch(comm, own.T).T], axis=1)
-        out, has = np.zeros_like(self.base), self.origin >= 0
-        out[:, has] = states[:, self.origin[has]]
-        return out
+        return self._taken(comm, own, self._column)
+
+    def _taken(self, comm: Communicator, own: Float, column: Index) -> Float:
+        """Values (K, m) on `cells`, what is fetched and a column of zeros, taken by column (w,). Collective."""
+        return np.concatenate([own, self.fetch(comm, own.T).T, np.zeros((len(own), 1))], axis=1).take(column, axis=1)
+
+    @functools.cached_property
+    def _column(self) -> Index:
+        return np.where(self.origin >= 0, self.origin, self.cells.size + self.fetch.order.size)
+
+    @functools.cached_property
+    def _column_on_land(self) -> Index:
+        return np.where(self.fine_land > 0, self._column, self.cells.size + self.fetch.order.size)
+
+    @functools.cached_property
+    def _on_base(self) -> Index:
+        return np.flatnonzero((self.fine_land > 0) & (self.origin < 0))
 
 
 @dataclass(frozen=True, eq=False)
