@@ -6,6 +6,7 @@ RANKS  ?= 2
 YEARS  ?= 10
 PYTHON ?= python3
 TORCH  ?=
+FTORCH ?=
 TESTS  ?= tests
 
 VENV  := .venv
@@ -45,8 +46,9 @@ demo: $(VENV)/.demo $(VENV)/.library $(BUILD)/fortran_host
 	@$(MPIRUN) $(RANKS) $(BUILD)/fortran_host $(DEMO)/host.nml
 	@$(BIN)/python examples/check_demo.py $(DEMO)
 
-bench: $(VENV)/.demo $(VENV)/.library $(BUILD)/bench_host
-	@$(BIN)/ai4land bench --host $(BUILD)/bench_host --out $(BENCH) $(BENCH_OPTIONS)
+bench: $(VENV)/.demo $(VENV)/.library $(BUILD)/bench_host $(if $(FTORCH),$(BUILD)/ftorch_host)
+	@$(BIN)/ai4land bench --host $(BUILD)/bench_host $(if $(FTORCH),--ftorch $(BUILD)/ftorch_host) --out $(BENCH) \
+	  $(BENCH_OPTIONS)
 
 test: $(BUILD)/.system-test $(VENV)/.test $(VENV)/.library hosts
 	$(BIN)/ruff check .
@@ -61,6 +63,7 @@ hosts: $(BUILD)/fortran_host $(BUILD)/c_host $(BUILD)/bench_host
 help:
 	@echo "make demo   [RANKS=2] [YEARS=10]   coupled run on real data, results in $(DEMO)"
 	@echo "make bench  [BENCH_OPTIONS=--quick]   what a step costs here, report and page in $(BENCH)"
+	@echo "            [FTORCH=PREFIX]        beside the same U-Net through the FTorch installed there"
 	@echo "make test   [TESTS=tests/unit]     linter, type checker, tests"
 	@echo "make long   [TESTS=tests]          tests that take long: many kills, many years, much fuzz"
 	@echo "make hosts                         compile the example hosts into $(BUILD)"
@@ -130,6 +133,14 @@ $(BUILD)/fortran_host: $(HOST) $(VENV)/.library
 $(BUILD)/bench_host: examples/bench_host/bench_host.f90 $(VENV)/.library
 	@echo "== Fortran host of the bench"
 	@mpifort -O2 -g $$($(BIN)/ai4land config --fflags) $< $$($(BIN)/ai4land config --libs) -o $@ $(call logged,bench_host)
+
+# FTorch is on no package index: its own CMake installs it, against the torch of $(VENV).
+$(BUILD)/ftorch_host: examples/ftorch_host/ftorch_host.f90 $(VENV)/.demo
+	@echo "== Fortran host of FTorch"
+	@mkdir -p $(BUILD)/logs
+	@gfortran -O2 -g -I$(FTORCH)/include/ftorch $< -L$(FTORCH)/lib -lftorch \
+	  -Wl,-rpath,$(FTORCH)/lib:$$($(BIN)/python -c 'import os, torch; print(os.path.join(torch.__path__[0], "lib"))') \
+	  -o $@ $(call logged,ftorch_host)
 
 $(BUILD)/c_host: examples/c_host/host.c $(VENV)/.library
 	@echo "== C host"

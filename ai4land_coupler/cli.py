@@ -201,11 +201,14 @@ def bench(
     out: Annotated[Path, typer.Option(help="Folder of report.json and index.html.")] = Path("output/bench"),
     steps: Annotated[int | None, typer.Option(min=1, help="Steps measured on one rank; 3 where left out.")] = None,
     precision: Annotated[Precision, typer.Option(help="Of the network.")] = Precision.AUTO,
+    ftorch: Annotated[
+        Path | None, typer.Option(help="Host that runs it through FTorch; `make bench FTORCH=PREFIX` builds one.")
+    ] = None,
 ) -> None:
     """Measure what a step costs beside the bare U-Net on this machine, as ratios taken in turn in one run."""
     from ai4land_coupler.bench import command
 
-    command.bench(quick, emulator, host, out, steps, precision)
+    command.bench(quick, emulator, host, out, steps, precision, ftorch)
 
 
 @app.command()

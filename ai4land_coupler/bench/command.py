@@ -52,12 +52,14 @@ QUICK = Size(2, 1, 500, 30, 2**17, 12, 45, 5, 64)
 
 
 def bench(
-    quick: bool, emulator: str, host: Path | None, out: Path, steps: int | None = None, precision: str = "auto"
-) -> dict[str, Any]:
+    quick: bool, emulator: str, host: Path | None, out: Path, steps: int | None = None, precision: str = "auto",
+    ftorch: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Measure, write report.json and a page into `out`, print the table and return the report.
 
     quick: a small made-up emulator in place of `emulator`, and few repeats; only to see that everything runs. host: the
-    Fortran host, or None; steps: how many are measured on one rank, one less on two; precision: of the network.
+    Fortran host, or None; steps: how many are measured on one rank, one less on two; precision: of the network; ftorch:
+    the host that runs it through FTorch, or None.
     Raises UsageError under mpirun, MPIError where a program fails, OutputError.
     """
     console.show_log(0)
@@ -65,6 +67,8 @@ def bench(
         raise UsageError("bench starts its ranks itself: call it once, without mpirun or srun")
     if host is not None and not os.access(host, os.X_OK):
         raise UsageError(f"--host {host}: expected a program; `make bench` builds one")
+    if ftorch is not None and not os.access(ftorch, os.X_OK):
+        raise UsageError(f"--ftorch {ftorch}: expected a program; `make bench FTORCH=...` builds one")
     about, began = report.machine(), time.monotonic()
     size, cores = QUICK if quick else FULL, about["cores"]
     if steps is not None:
@@ -72,7 +76,7 @@ def bench(
     layouts = [(1, 1), (2, 1)] if quick else [(1, cores), (2, max(cores // 2, 1))]
     with tempfile.TemporaryDirectory(prefix="ai4land_bench_") as room:
         programs = runs.Programs(find_launcher(), sys.executable, host and host.resolve(), Path(room))
-        found = _measure(programs, size, layouts, "" if quick else emulator, precision)
+        found = _measure(programs, size, layouts, "" if quick else emulator, precision, ftorch and ftorch.resolve())
         if not quick:
             found.growth["ranks"] = found.attempt((), lambda: _ranks(programs)) or {}
     said = found.emulator
@@ -82,7 +86,7 @@ def bench(
         "load_average_after": list(os.getloadavg()),
         "quick": quick, "emulator": said, "layouts": [layout.entry() for layout in found.layouts],
         "hooks": found.hooks, **found.sections, "growth": found.growth, "failures": found.failures,
-        "ftorch": _ftorch(),
+        "ftorch": {"bar": FTORCH, **found.ftorch},
     })  # fmt: skip
     report.write(out / "report.json", made)
     page.write(out, made)
@@ -101,6 +105,7 @@ class Found:
     sections: dict[str, Any] = field(default_factory=dict)
     growth: dict[str, Any] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    ftorch: dict[str, Any] = field(default_factory=dict)
 
     def attempt(self, names: Sequence[str], function: Callable[[], T]) -> T | None:
         """What a function gives; where it cannot, the figures `names` have its error as the reason."""
@@ -119,8 +124,9 @@ class Found:
 
 
 def _measure(
-    programs: runs.Programs, size: Size, layouts: list[tuple[int, int]], emulator: str, precision: str
-) -> Found:
+    programs: runs.Programs, size: Size, layouts: list[tuple[int, int]], emulator: str, precision: str,
+    ftorch: Path | None,
+) -> Found:  # fmt: skip
     """Everything, one after another."""
     found, folder = Found(), programs.folder
     job = {"emulator": emulator, "layouts": layouts, "bytes": size.large_bytes, "precision": precision}
@@ -138,6 +144,12 @@ def _measure(
             found.figures += crossed[0]
             found.hooks = crossed[1]
         _sections(found, size, lambda name, job: _do(worker, name, folder, {**job, "emulator": said["path"]}))
+        found.ftorch = {"value": None, "why": "not measured: no host was given; make bench FTORCH=... builds one"}
+        if ftorch is not None:
+            network = {"emulator": said["path"], "precision": said["precision"], "threads": layouts[0][1]}
+            given = {**network, "host": str(ftorch), "repeats": size.other_steps * 4}
+            made = found.attempt(("ftorch",), lambda: _do(worker, "ftorch", folder, given))
+            found.ftorch = {"why": "", **made} if made else {"value": None, "why": found.failures["ftorch"]}
     with programs.worker("worker2", *layouts[1]) as worker, programs.model("model2", *layouts[1]) as model:
         _layout(found, programs, layouts[1], size.other_steps, model, worker)
     if found.layouts:
@@ -214,9 +226,3 @@ def _output(waited: list[float], packing: dict[str, Any]) -> dict[str, Any]:
         "seconds": median, "raw": waited, "bound_s": packing["seconds"], "times_bound": median / packing["seconds"],
         "bound_by": "zlib of the two maps",
     }  # fmt: skip
-
-
-def _ftorch() -> dict[str, Any]:
-    """The row of the U-Net through FTorch, which is asked for where bf16 AMX is."""
-    why = "FTorch is not part of this package's environment" if report.has_amx() else "the processor has no AMX bf16"
-    return {"value": None, "bar": FTORCH, "why": f"not measured: {why}"}

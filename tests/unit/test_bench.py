@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small_emulator
+import torch
 
-from ai4land_coupler.bench import balance
+from ai4land_coupler.bench import balance, ftorch
 from ai4land_coupler.bench.apply import cubed_sphere, weights
 from ai4land_coupler.bench.command import Found
 from ai4land_coupler.bench.figures import BARS, Figure, exponent, ratios
@@ -180,3 +181,38 @@ def test_overhead_is_what_is_neither_features_network_closing_nor_output() -> No
     assert made["constraint_share"].raw == (0.4, 0.4)
     assert made["global_year_s"].raw == (6.0,)
     assert figures([two], "test") == []
+
+
+def test_ftorch_is_timed_in_turn_with_ours_on_a_whole_tile(tmp_path: Path) -> None:
+    """A program that takes ten seconds a pass, as it says, and tells what it was given."""
+    emulator = small_emulator.build(tmp_path / "emulator")
+    host = tmp_path / "host"
+    told = f"echo $@ $OMP_NUM_THREADS >>{tmp_path}/given"
+    host.write_text(f"#!/bin/sh\n{told}\nfor i in $(seq $5); do echo 1.0E+01; done\n")
+    host.chmod(0o755)
+    job = {"emulator": str(emulator), "precision": "float32", "threads": 1, "repeats": 3, "host": str(host)}
+    found = ftorch.run({**job, "folder": str(tmp_path)})
+    inputs = Emulator.load(emulator).unet.inputs
+    assert (tmp_path / "given").read_text().split("\n")[:2] == [f"{tmp_path}/unet.pt {inputs} 4 136 3 1"] * 2
+    assert found["raw"]["ftorch"] == [10.0] * 6
+    assert len(found["raw"]["ours"]) == 6
+    assert found["value"] == 10.0 / found["seconds"]["ours"] > 10
+
+
+def test_what_ftorch_is_given_is_the_network(tmp_path: Path) -> None:
+    emulator = Emulator.load(small_emulator.build(tmp_path / "emulator"))
+    ftorch.export(emulator, 136, tmp_path / "unet.pt")
+    window = torch.rand(1, emulator.unet.inputs, 136, 136, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        made = torch.jit.load(tmp_path / "unet.pt")(window)
+        torch.testing.assert_close(made, emulator.network("cpu", "float32")(window))
+
+
+def test_a_host_of_ftorch_that_fails_says_why(tmp_path: Path) -> None:
+    host = tmp_path / "host"
+    host.write_text("#!/bin/sh\necho no such library >&2\nexit 3\n")
+    host.chmod(0o755)
+    emulator = small_emulator.build(tmp_path / "emulator")
+    job = {"emulator": str(emulator), "precision": "float32", "threads": 1, "repeats": 1}
+    with pytest.raises(UsageError, match="ended with 3 and said: no such library"):
+        ftorch.run({**job, "host": str(host), "folder": str(tmp_path)})
