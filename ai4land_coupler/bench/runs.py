@@ -61,7 +61,11 @@ class Year:
 
 @dataclass
 class Layout:
-    """What was measured on so many ranks and threads; `alone[i]` was taken right after `years[i]`."""
+    """What was measured on so many ranks and threads.
+
+    alone[i]: seconds of what a step runs of the U-Net, by itself, right after years[i]; whole: of the plain U-Net, its
+    first layer and all of the same tiles' rims included.
+    """
 
     ranks: int
     threads: int
@@ -123,13 +127,17 @@ def figures(layouts: Sequence[Layout], what: str) -> list[Figure]:
     in_situ = {layout.ranks: ratios(layout.unet, layout.alone) for layout in layouts}
     worst = max(in_situ, key=lambda ranks: float(np.median(in_situ[ranks])))
     fastest = min(layouts, key=lambda layout: float(np.median([year.wall for year in layout.years])))
+    over, closing = [year.overhead for year in years], [year.stages["constraint"] for year in years]
+    whole = {"whole_unet_s": one.whole, "of_whole_unet": float(np.median(over)) / one.whole}
     return [
-        Figure("step_overhead", tuple(ratios([year.overhead for year in years], alone)), detail={"steps_by": what}),
+        Figure("step_overhead", tuple(ratios(over, alone)), detail={"steps_by": what, **whole}),
         Figure("outside_unet_s", tuple(year.wall - year.stages["unet"] for year in years), detail=_median_stages(one)),
         Figure("in_situ_ratio", tuple(in_situ[worst]), detail={
             "ranks": worst, **{f"median_on_{ranks}": float(np.median(found)) for ranks, found in in_situ.items()},
         }),
-        Figure("constraint_share", tuple(year.stages["constraint"] / year.stages["unet"] for year in years)),
+        Figure("constraint_share", tuple(ratios(closing, one.unet)), detail={
+            "whole_unet_s": one.whole, "of_whole_unet": float(np.median(closing)) / one.whole,
+        }),
         Figure("global_year_s", tuple(year.wall for year in fastest.years),
                detail={"ranks": fastest.ranks, "threads": fastest.threads}),
     ]  # fmt: skip

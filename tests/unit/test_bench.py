@@ -172,13 +172,15 @@ def test_what_fails_is_a_row_with_the_reason_and_the_rest_goes_on() -> None:
 def test_overhead_is_what_is_neither_features_network_closing_nor_output() -> None:
     stages = {"regrid": 0.1, "features": 1.0, "unet": 5.0, "constraint": 2.0, "exchange": 0.2, "output": 0.5}
     years = [Year(9.0, stages), Year(9.5, stages)]  # 0.5 and 1.0 s beyond 8.5
-    one = Layout(1, 2, years=years, alone=[5.0, 4.0])
+    one = Layout(1, 2, whole=8.0, years=years, alone=[5.0, 4.0])
     two = Layout(2, 1, years=[Year(6.0, stages)], alone=[2.5])
     made = {figure.name: figure for figure in figures([one, two], "test")}
     assert made["step_overhead"].raw == pytest.approx((0.1, 0.25))
     assert made["outside_unet_s"].raw == pytest.approx((4.0, 4.5))
     assert made["in_situ_ratio"].raw == (2.0,)  # the worse of 1 and 1.25, and 2
     assert made["constraint_share"].raw == (0.4, 0.4)
+    assert made["step_overhead"].detail["of_whole_unet"] == pytest.approx(0.75 / 8)
+    assert made["constraint_share"].detail["of_whole_unet"] == 0.25
     assert made["global_year_s"].raw == (6.0,)
     assert figures([two], "test") == []
 
