@@ -27,6 +27,8 @@ S = TypeVar("S")
 T = TypeVar("T")
 Index = NDArray[np.int64]
 Float = NDArray[np.float64]
+AT_A_TIME = 16
+"""Tiles at most that threads work on side by side: what they do in Python they do one after another, 1 part in 25."""
 Then = Callable[[int, TileFields], Any]
 """What is made of the fields of the i-th tile, by the thread that has just made them."""
 
@@ -110,7 +112,7 @@ class TileRunner:
         The drafts are taken out of their list, and each is dropped once its tile is closed.
         """
         works = list(tiles)
-        waiting = [draft.room for draft in drafts if draft.room is not None]
+        waiting = [draft.room for draft in drafts if draft.room is not None]  # of drafts made `once`, all have
         rooms = waiting if len(waiting) == len(works) else self._rooms(works)
         ran = list(zip(itertools.count(), works, drafts, rooms, strict=False))
         drafts.clear()
@@ -133,9 +135,9 @@ class TileRunner:
         self, work: Callable[[S, Stopwatch], T], items: list[S], watch: Stopwatch,
         done: Callable[[], None] | None = None,
     ) -> list[T]:  # fmt: skip
-        """work(item, watch) of each item. As many at a time as there are threads, each on its share of them."""
-        at_a_time = max(1, min(self._threads, len(items)))
-        watches, threads = list[Stopwatch](), self._threads // at_a_time
+        """work(item, watch) of each item, by all threads."""
+        at_a_time, threads = teams(self._threads, len(items))
+        watches = list[Stopwatch]()
 
         def one(item: S) -> T:
             watches.append(own := Stopwatch())
@@ -266,6 +268,12 @@ class TileRunner:
             grid = self._emulator.coarse
             where = f"{grid.lat[cell // grid.nlon]:.2f} N {grid.lon[cell % grid.nlon]:.2f} E"
             raise ConstraintError(f"coarse cell {cell + 1} at {where}: {error}") from error
+
+
+def teams(threads: int, tiles: int) -> tuple[int, int]:
+    """How many tiles are worked on at a time, and by how many threads each."""
+    at_a_time = max(1, min(threads, tiles, AT_A_TIME))
+    return at_a_time, threads // at_a_time
 
 
 def _pixels(work: TileWork, run: Index) -> int:

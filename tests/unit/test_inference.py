@@ -9,7 +9,7 @@ import small_emulator
 
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import ConstraintError
-from ai4land_coupler.inference import TileRunner
+from ai4land_coupler.inference import TileRunner, teams
 from ai4land_coupler.placement import BASE, OWN
 from ai4land_coupler.tiles import TileCells, TileWork, all_tiles, coarse_around
 from ai4land_coupler.timing import Stopwatch
@@ -141,3 +141,8 @@ def test_what_fails_in_a_thread_is_raised_once_all_have_ended(folder: Path, tile
     with pytest.raises(ConstraintError, match=r"coarse cell \d+ at .*class 2: the network gave a logit"):
         runner.close(works, drafts, Stopwatch())
     assert threading.active_count() == before
+
+
+def test_threads_that_have_no_tile_of_their_own_help_with_those_of_others() -> None:
+    assert [teams(1, 323), teams(2, 323), teams(16, 323)] == [(1, 1), (2, 1), (16, 1)]
+    assert [teams(8, 3), teams(8, 1), teams(64, 323), teams(3, 0)] == [(3, 2), (1, 8), (16, 4), (1, 3)]
