@@ -1,8 +1,8 @@
-/* The work that is too small for a tensor library: closing of the totals and class maps by quota (kernel.c), sparse sums
-   (sums.c), static fields (statics.c). No dependency but libm. Every cell is worked on by itself, in an order of its own,
-   so its bits depend on nothing else, not on the vectors the compiler makes of it either. The modules of ai4land_coupler
-   that call it say what is computed and why (the closing: constraint.py); numpy does the same there where this is not
-   built. */
+/* The work that is too small for a tensor library: closing of the totals (closing.c), class maps by quota (quota.c), both
+   and what goes with them for a whole tile (tile.c), sparse sums (sums.c), static fields (statics.c). No dependency but
+   libm. Every cell is worked on by itself, in an order of its own, so its bits depend on nothing else, not on the vectors
+   the compiler makes of it either. The modules of ai4land_coupler that call it say what is computed and why (the closing:
+   constraint.py); numpy does the same there where this is not built. */
 #ifndef AI4LAND_KERNEL_H
 #define AI4LAND_KERNEL_H
 #include <stdint.h>
