@@ -16,7 +16,7 @@ from ai4land_coupler.constraint import quota
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import ConstraintError, DeviceError
 from ai4land_coupler.features import StaticFeatures
-from ai4land_coupler.pixels import Logits, Pixels, fields, pick, settled
+from ai4land_coupler.pixels import Logits, Pixels, end_of, fields, pick, settled
 from ai4land_coupler.shelf import Shelf
 from ai4land_coupler.stem import Stem
 from ai4land_coupler.tiles import Tile, TileCells, TileDraft, TileFields, TileWork
@@ -93,8 +93,8 @@ class TileRunner:
         def drafted(one: tuple[TileWork, Float | None], own: Stopwatch) -> TileDraft:
             work, room = one
             run = self._unsettled(work)
-            shape, means = (self._legend.size, _pixels(work, run)), np.full(work.wanted.T.shape, np.nan)
-            logits = np.empty(shape, np.float32) if room is None else _end_of(room, shape)
+            pixels, means = _pixels(work, run), np.full(work.wanted.T.shape, np.nan)
+            logits = np.empty((self._legend.size, pixels), np.float32) if room is None else end_of(room, pixels)
             averages = self._ask(work, run, logits, own, averaged=True)
             if averages is not None:
                 means[:, run] = averages.T
@@ -121,8 +121,7 @@ class TileRunner:
         def closed(one: tuple[int, TileWork, TileDraft, Float], own: Stopwatch) -> Any:
             i, work, draft, room = one
             with own.stage("constraint"):
-                logits = draft.logits if draft.room is None else draft.logits.copy()
-                fields = self._closed(work, draft.run, logits, room)
+                fields = self._closed(work, draft.run, draft.logits, room)
             with own.stage("exchange"):
                 return then(i, fields)
 
@@ -280,11 +279,6 @@ def _pixels(work: TileWork, run: Index) -> int:
     """Land cells in the coarse cells `run` of a tile."""
     first = work.cells.first
     return int((first[run + 1] - first[run]).sum())
-
-
-def _end_of(room: Float, shape: tuple[int, int]) -> Logits:
-    """The last so many float32 of some memory."""
-    return room.reshape(-1).view(np.float32)[room.size * 2 - shape[0] * shape[1] :].reshape(shape)
 
 
 def _window(tile: Tile, rows: slice, cols: slice) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 9
+VERSION = 10
 """Of the interface in kernel.h; what was built of another one is not used."""
 
 LANES = 256
@@ -128,7 +128,7 @@ def pick(
     mean = np.empty((some.size, classes)) if means else None
     to = _ffi().NULL if mean is None else _pointer(mean)
     parts = tile.struct, some.size, _pointer(some), classes, _pointer(z), *corner, z.shape[1]
-    _refuse_no_memory(_lib().kernel_pick(*parts, _pointer(out), to))
+    _refuse_no_memory(_lib().kernel_pick(*parts, *_rows(out), to))
     return mean
 
 
@@ -138,11 +138,12 @@ def fields(
 ) -> tuple[Float, int | None]:  # fmt: skip
     """Put the fields of a tile into fractions (K, n) and classes (n,); the residual (m, K), and a cell as of `close`.
 
-    kind (m,): what each coarse cell shows; z (K, pixels of those that show what the network said); base: of the globe.
+    kind (m,): what each coarse cell shows; z (K, pixels of those that show what the network said), the rows of which
+    may lie at the ends of those of `fractions`; base: of the globe.
     """
     left = np.empty_like(totals)
     failed = _lib().kernel_fields(
-        tile.struct, totals.shape[1], _pointer(kind), _pointer(z), z.shape[1], _pointer(totals), whole, _pointer(base),
+        tile.struct, totals.shape[1], _pointer(kind), *_rows(z), _pointer(totals), whole, _pointer(base),
         _pointer(fractions), _pointer(classes), _pointer(left),
     )  # fmt: skip
     _refuse_no_memory(failed)
@@ -285,6 +286,13 @@ def _pointer(array: NDArray) -> Any:
     if not array.flags.c_contiguous:
         raise TypeError("contiguous values are expected")
     return _ffi().from_buffer(_C_TYPES[array.dtype.num], array)
+
+
+def _rows(values: NDArray[np.float32]) -> tuple[Any, int]:
+    """A pointer to values (K, n) each row of which is contiguous, and how many values apart they are."""
+    if values.size and (values.dtype != np.float32 or values.strides[1] != 4 or values.strides[0] % 4):
+        raise TypeError("contiguous rows of float32 are expected")
+    return _ffi().cast("float *", values.ctypes.data), values.strides[0] // 4
 
 
 def _refuse_no_memory(failed: int) -> None:

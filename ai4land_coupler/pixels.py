@@ -97,12 +97,12 @@ def fields(
     """Put a tile's fractions into (K, n); its class map (n,), 1..K, and the residual (m, K) of its coarse cells.
 
     kind (m,): kernel.ONE, BASE or RUN, what each coarse cell shows: the class of its largest total alone, the base map
-    (nlat, nlon), or what closes the totals (m, K) on logits (K, pixels of such cells) and is drawn from that. Raises
-    CellError; `cell` counts the cells of kind RUN.
+    (nlat, nlon), or what closes the totals (m, K) on logits (K, pixels of such cells) and is drawn from that. These may
+    lie where `end_of` the fractions says, and are then lost. Raises CellError; `cell` counts the cells of kind RUN.
     """
     run = np.flatnonzero(kind == kernel.RUN)
     if not kernel.ready():
-        return _fields_numpy(cells, kind, area_rows, base, logits, totals, fractions)
+        return _fields_numpy(cells, kind, area_rows, base, logits.copy(), totals, fractions)
     constraint.refuse_totals(totals[run])
     classes = np.empty(cells.size, np.uint8)
     tile, given = cells.for_kernel(area_rows), np.ascontiguousarray(totals)
@@ -114,6 +114,11 @@ def fields(
         raise CellError(cell, klass, f"the network gave a logit that is not finite: {of_cell[klass, pixel]}")
     constraint.refuse_stuck(left[run], totals[run])
     return classes, left
+
+
+def end_of(fractions: Floats, pixels: int) -> Logits:
+    """The end of each row of (K, n) as so many float32: where logits may wait that `fields` makes fractions of."""
+    return fractions.view(np.float32)[:, 2 * fractions.shape[1] - pixels :]
 
 
 def _fields_numpy(

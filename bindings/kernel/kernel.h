@@ -7,7 +7,7 @@
 #define AI4LAND_KERNEL_H
 #include <stdint.h>
 
-#define KERNEL_VERSION 9 /* of this interface; a build of another one is not used */
+#define KERNEL_VERSION 10 /* of this interface; a build of another one is not used */
 
 /* Fractions closest to softmax(z) that meet the totals f [cells][classes] of every coarse cell. Cell c has the pixels
    first[c] .. first[c + 1] of land, with areas area[i] > 0. The logit of class k is z[at[i] + k * step], the fraction is
@@ -45,12 +45,12 @@ typedef struct {
     int64_t id0, nlon;
 } kernel_tile;
 
-/* picked [classes][n]: the logits of the pixels of coarse cells some[c], in their order, of z [..][columns][classes][2][2]
+/* picked[k * step + ..]: the logits of the pixels of coarse cells some[c], in their order, of z [..][columns][classes][2][2]
    for 2 x 2 pixels each, which begin at row0, column0 of the tile, both even. mean [cells][classes], where it is not NULL:
    means over the area of each cell of softmax(z); 0 without land, NaN where a logit is not finite. 0, or -1 without
    memory. */
 int kernel_pick(const kernel_tile *tile, int64_t cells, const int64_t *some, int64_t classes, const float *z, int64_t row0,
-                int64_t column0, int64_t columns, float *picked, double *mean);
+                int64_t column0, int64_t columns, float *picked, int64_t step, double *mean);
 
 #define KERNEL_ONE 0
 #define KERNEL_BASE 1
@@ -58,8 +58,9 @@ int kernel_pick(const kernel_tile *tile, int64_t cells, const int64_t *some, int
 
 /* The fields of all n pixels of a tile: fractions p [classes][n], and place [n], classes from 1. What a coarse cell shows
    says kind [cells]: the class of its largest total alone; classes base[id - 1]; or what closes the totals f [cells][classes]
-   on the logits z [classes][step] of the pixels of such cells, as kernel_close, and is drawn from that, as kernel_counts
-   and kernel_quota. left [cells][classes] and what is returned: as of kernel_close. */
+   on the logits z[k * step + ..] of the pixels of such cells, as kernel_close, and is drawn from that, as kernel_counts
+   and kernel_quota. The logits of a class may lie at the end of its own fractions: what is written never comes to those
+   that are yet to be read. left [cells][classes] and what is returned: as of kernel_close. */
 int64_t kernel_fields(const kernel_tile *tile, int64_t classes, const unsigned char *kind, const float *z, int64_t step,
                       const double *f, double whole, const unsigned char *base, double *p, unsigned char *place,
                       double *left);

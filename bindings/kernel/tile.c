@@ -20,9 +20,9 @@ static void look(const kernel_tile *t, int64_t c, double *restrict area, int64_t
     }
 }
 
-/* picked[k * n + m] of the pixels of coarse cell c. */
+/* picked[k * step + m] of the pixels of coarse cell c. */
 static void pick_cell(const kernel_tile *t, int64_t c, int64_t classes, const float *z, int64_t row0, int64_t column0,
-                      int64_t columns, float *picked, int64_t n)
+                      int64_t columns, float *picked, int64_t step)
 {
     const float *from = z;
     for (int64_t i = t->first[c], m = 0, end = 0; i < t->first[c + 1]; i++, m++) {
@@ -34,21 +34,13 @@ static void pick_cell(const kernel_tile *t, int64_t c, int64_t classes, const fl
         }
         const int64_t x = here + t->size - end - column0;
         const float *of = from + (x / 2 * classes) * 4 + (x & 1);
-        for (int64_t k = 0; k < classes; k++) picked[k * n + m] = of[4 * k];
+        for (int64_t k = 0; k < classes; k++) picked[k * step + m] = of[4 * k];
     }
 }
 
-static int64_t pixels_of(const kernel_tile *t, int64_t cells, const int64_t *some)
-{
-    int64_t n = 0;
-    for (int64_t c = 0; c < cells; c++) n += t->first[some[c] + 1] - t->first[some[c]];
-    return n;
-}
-
 int kernel_pick(const kernel_tile *tile, int64_t cells, const int64_t *some, int64_t classes, const float *z, int64_t row0,
-                int64_t column0, int64_t columns, float *picked, double *mean)
+                int64_t column0, int64_t columns, float *picked, int64_t step, double *mean)
 {
-    const int64_t n = pixels_of(tile, cells, some);
     size_t k = (size_t)classes, most = (size_t)most_pixels(tile->cells, tile->first);
     double *memory = malloc((k * most + 3 * most + 1) * sizeof *memory);
     int *order = malloc((k + 1) * sizeof *order);
@@ -60,10 +52,10 @@ int kernel_pick(const kernel_tile *tile, int64_t cells, const int64_t *some, int
         if (mean) memset(mean, 0, (size_t)(cells * classes) * sizeof *mean);
         for (int64_t c = 0, m = 0; c < cells; c++, m += one.n) {
             one.n = tile->first[some[c] + 1] - tile->first[some[c]];
-            pick_cell(tile, some[c], classes, z, row0, column0, columns, picked + m, n);
+            pick_cell(tile, some[c], classes, z, row0, column0, columns, picked + m, step);
             if (!mean || !one.n) continue;
             look(tile, some[c], area, NULL);
-            kernel_mean_of_cell(&one, area, picked + m, n, order, mean + c * classes);
+            kernel_mean_of_cell(&one, area, picked + m, step, order, mean + c * classes);
         }
     }
     free(memory), free(order);

@@ -7,7 +7,7 @@ from test_constraint import batch
 from ai4land_coupler import constraint, kernel
 from ai4land_coupler.grids import RegularGrid
 from ai4land_coupler.kernel import BASE, ONE, RUN
-from ai4land_coupler.pixels import Pixels, fields, pick
+from ai4land_coupler.pixels import Pixels, end_of, fields, pick
 from ai4land_coupler.tiles import Tile, TileCells, all_tiles
 
 FINE, COARSE = RegularGrid(160, 320), RegularGrid(16, 32)
@@ -91,6 +91,23 @@ def test_fields_are_those_of_blocks(given: tuple) -> None:
     assert np.array_equal(classes[of_cell == ONE], only[of_cell == ONE])
     shown = of_cell != RUN
     assert np.array_equal(fractions[:, shown], classes[shown] == np.arange(1, 5)[:, None])
+
+
+@pytest.mark.usefixtures("either_way")
+@pytest.mark.parametrize("every", ["some", "all"])
+def test_logits_may_wait_where_the_fractions_will_be(given: tuple, every: str) -> None:
+    """Some of the cells are run, or all are: then the last of the fractions meet the last of the logits."""
+    cells, kind, _, totals = given
+    kind = np.full_like(kind, RUN) if every == "all" else kind
+    n = int(np.diff(cells.first)[kind == RUN].sum())
+    logits = np.random.default_rng(2).normal(0, 3, (4, n)).astype(np.float32)
+    apart, within = np.empty((4, cells.size)), np.full((4, cells.size), np.nan)
+    expected = fields(cells, kind, FINE.area_rows, BASE_MAP, logits, totals, apart)
+    waiting = end_of(within, n)
+    waiting[...] = logits
+    found = fields(cells, kind, FINE.area_rows, BASE_MAP, waiting, totals, within)
+    assert np.array_equal(within, apart)
+    assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 @pytest.mark.usefixtures("either_way")
