@@ -1,10 +1,11 @@
 """Tiles on a GPU: what does not change stays there, inputs are made there, and totals are closed and maps drawn there.
 
-The same steps as in `inference.py`, in the same order. A tile is handed to the device while the one before it is still
-worked on; the host waits once a tile, for its fields in pinned memory and for the cells that the device left open.
+The same steps as in `inference.py`, in the same order. All tiles of a step are handed to the device, and the host waits
+once, for their fields in pinned memory and for the cells that the device left open.
 Has not yet run on a GPU: tests run every line on torch's CPU device.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,10 @@ from ai4land_coupler.unetconfig import REACH
 SHARE = 0.6
 """Of the device's memory that is free at the start, what static inputs may take of the device, all its ranks together;
 tiles beyond that are handed over anew each year."""
+
+
+ROUND = 512
+"""Tiles handed over before they are waited for: their logits and fields lie on the device, and in pinned memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +83,6 @@ class Flying:
     classes: Tensor
     residual: Tensor
     open: Tensor
-    arrived: "torch.cuda.Event | None"
 
 
 class DeviceRunner(TileRunner):
@@ -110,26 +114,32 @@ class DeviceRunner(TileRunner):
         """As `TileRunner.run`."""
         if self._mode != "level":
             return super().run(tiles, watch, done, then)
-        with self._torch():
-            return [then(i, fields) for i, fields in enumerate(self._in_turn(tiles, watch, done))]
+
+        def landed(one: tuple[int, Flying, NDArray[np.float64]], own: Stopwatch) -> Any:
+            i, flying, room = one
+            fields = self._landed(flying, room, own)
+            with own.stage("exchange"):
+                return then(i, fields)
+
+        results, rest = list[Any](), iter(tiles)
+        while works := list(itertools.islice(rest, ROUND)):
+            with self._torch():
+                flying = [self._launch(work, watch) for work in works]
+                with watch.stage("unet"):
+                    self._wait()
+            numbered = itertools.count(len(results))
+            results += self._each(landed, list(zip(numbered, flying, self._rooms(works), strict=False)), watch, done)
+        return results
 
     @contextmanager
     def _torch(self) -> Iterator[None]:
         with super()._torch(), exact(self._device), torch.inference_mode():
             yield
 
-    def _in_turn(self, tiles: Iterable[TileWork], watch: Stopwatch, done: Callable[[], None]) -> Iterator[TileFields]:
-        """Each tile's fields are waited for once the next tile is on the device."""
-        before: Flying | None = None
-        for work in tiles:
-            flying = self._launch(work, watch)
-            if before is not None:
-                yield self._landed(before, watch)
-                done()
-            before = flying
-        if before is not None:
-            yield self._landed(before, watch)
-            done()
+    def _wait(self) -> None:
+        """Return once all that was handed to the device is done and here."""
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()
 
     def _launch(self, work: TileWork, watch: Stopwatch) -> Flying:
         """Hand a tile to the device; nothing is waited for."""
@@ -166,20 +176,15 @@ class DeviceRunner(TileRunner):
             residual.T.contiguous(), (closed.open | unsettled) & ran,
         )  # fmt: skip
         flat_fractions, flat_classes, back, still = (self._back(part) for part in parts)
-        event = None
-        if self._device.type == "cuda":
-            event = torch.cuda.Event()
-            event.record(torch.cuda.current_stream(self._device))
-        return Flying(work, logits, flat_fractions, flat_classes, back, still, event)
+        return Flying(work, logits, flat_fractions, flat_classes, back, still)
 
-    def _landed(self, flying: Flying, watch: Stopwatch) -> TileFields:
-        """The fields of a tile once they are here; cells the device left open are closed and drawn on the processor."""
-        with watch.stage("unet"):
-            if flying.arrived is not None:
-                flying.arrived.synchronize()
-        fractions, classes, residual = (
-            part.numpy().copy() for part in (flying.fractions, flying.classes, flying.residual)
-        )
+    def _landed(self, flying: Flying, fractions: NDArray[np.float64], watch: Stopwatch) -> TileFields:
+        """The fields of a tile that are here; cells the device left open are closed and drawn on the processor.
+
+        fractions (K, cells) is where they are put.
+        """
+        fractions[...] = flying.fractions.numpy()
+        classes, residual = flying.classes.numpy().copy(), flying.residual.numpy().copy()
         left = np.flatnonzero(flying.open.numpy())
         if left.size:
             with watch.stage("constraint"):
@@ -271,8 +276,9 @@ class DeviceRunner(TileRunner):
         return Resident(made.half(), self._to(area), self._to(base), places, self._to(cells.slot), self._to(around))
 
     def _to(self, values: NDArray) -> Tensor:
-        """A copy of an array on the device."""
-        return torch.tensor(values, device=self._device)
+        """A copy of an array on its way to the device; from pinned memory, so that nobody waits for it."""
+        here = torch.tensor(values)
+        return here.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else here
 
     def _back(self, values: Tensor) -> Tensor:
         """Values on their way to the host, in pinned memory where there is a way to go."""

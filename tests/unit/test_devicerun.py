@@ -1,5 +1,6 @@
 """The way a GPU takes, run on torch's CPU device, gives the fields of the processor's way."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import small_emulator
 import torch
 
-from ai4land_coupler import constraint_torch, device
+from ai4land_coupler import constraint_torch, device, devicerun
 from ai4land_coupler.device import Device, _first_of_each, exact, visible
 from ai4land_coupler.devicerun import DeviceRunner, runner_on
 from ai4land_coupler.domain import base_state
@@ -128,6 +129,35 @@ def test_other_modes_take_only_the_logits_from_the_device(emulator: Emulator, mo
     theirs = ran(TileRunner(emulator, mode, "float32", 1), tiles)
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a.fractions, b.fractions, rtol=0, atol=FRACTIONS_TO)
+
+
+def test_a_step_waits_for_the_device_once(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All tiles are handed over before, and none is looked at; where they are more than ROUND, once for so many."""
+    happened: list[str] = []
+
+    def noted(name: str) -> Callable[..., object]:
+        of = getattr(DeviceRunner, name)
+
+        def call(self: DeviceRunner, *given: object) -> object:
+            happened.append(name)
+            return of(self, *given)
+
+        return call
+
+    for name in ("_launch", "_wait", "_landed"):
+        monkeypatch.setattr(DeviceRunner, name, noted(name))
+    tiles = works(emulator, every=9)
+    runner, n = DeviceRunner(emulator, "level", "float32", 2, CPU), len(tiles)
+    once = ran(runner, tiles)
+    assert happened == ["_launch"] * n + ["_wait"] + ["_landed"] * n
+    happened.clear()
+    monkeypatch.setattr(devicerun, "ROUND", n - 1)
+    again = ran(runner, tiles)
+    first = ["_launch"] * (n - 1) + ["_wait"] + ["_landed"] * (n - 1)
+    assert happened == [*first, "_launch", "_wait", "_landed"]
+    for one, other in zip(once, again, strict=True):
+        assert one.fractions.tobytes() == other.fractions.tobytes()
+        assert one.classes.tobytes() == other.classes.tobytes()
 
 
 def test_drafts_are_those_of_the_processor(emulator: Emulator) -> None:
