@@ -162,18 +162,55 @@ def ranks(programs: Programs, folder: Path, numbers: Sequence[int], steps: int =
     return {"size": list(numbers), "seconds": costs, "exponent": exponent(numbers, costs)}
 
 
-def start(folder: Path, model: Session) -> tuple[list[Figure], list[float]]:
-    """A model's first steps, with output, and its largest memory; and the seconds that each step waited for output."""
-    began = model.ask("open", folder / "output.yaml", folder / "globe.bin")
+@dataclass(frozen=True)
+class Start:
+    """A model's start: seconds of init and set_grid, of its first steps, and of their waits for output; peak in bytes."""
+
+    begun: Sequence[float]
+    steps: Sequence[float]
+    waited: Sequence[float]
+    peak: float
+
+    @property
+    def about(self) -> dict[str, float]:
+        """What the figure of a start is made of."""
+        init, grid = self.begun
+        warm = float(np.median(self.steps[1:]))
+        return {"init_s": init, "set_grid_s": grid, "first_step_s": self.steps[0], "warm_step_s": warm}
+
+    @property
+    def cost(self) -> float:
+        """Seconds of the start and the first step beyond those of a warm one."""
+        return sum(self.begun) + self.steps[0] - self.about["warm_step_s"]
+
+
+def start(folder: Path, model: Session) -> Start:
+    """A model that has just begun, with output, for its first steps."""
+    begun = model.ask("open", folder / "output.yaml", folder / "globe.bin")
     steps, waited = [], []
     for year in range(FIRST_YEAR, FIRST_YEAR + STEPS_OF_START):
         steps.append(sum(model.ask("step", year)))
         waited.append(model.stages(year)["output"])
     (held,) = model.ask("peak")
     model.ask("close")
-    warm = float(np.median(steps[1:]))
-    about = {"init_s": began[0], "set_grid_s": began[1], "first_step_s": steps[0], "warm_step_s": warm}
-    first = Figure("first_step_s", (sum(began) + steps[0] - warm,), detail=about)
-    if held > 0:
-        return [first, Figure("peak_gb", (held / 1e9,), "max", detail={"output_wait_s": waited})], waited
-    return [first, Figure("peak_gb", why="this system does not tell the largest memory of a process")], waited
+    return Start(begun, steps, waited, held)
+
+
+def starts(programs: Programs, layout: tuple[int, int], model: Session, times: int) -> tuple[list[Figure], list[float]]:
+    """Figures of so many starts, each of a program that was begun for it, and what the last one's steps waited.
+
+    Every start but the first finds memory that the one before has given back: where a machine is a guest of another,
+    memory that is new to it may take seconds.
+    """
+    made = []
+    for i in range(times - 1):
+        with programs.model(f"start{i}", *layout) as fresh:
+            made.append(start(programs.folder, fresh))
+    made.append(start(programs.folder, model))
+    last = made[-1]
+    first = Figure("first_step_s", tuple(one.cost for one in made), detail={**last.about, "starts": times})
+    if last.peak > 0:
+        peak = Figure("peak_gb", tuple(one.peak / 1e9 for one in made), "max", detail={"output_wait_s": last.waited})
+    else:
+        peak = Figure("peak_gb", why="this system does not tell the largest memory of a process")
+    return [first, peak], list(last.waited)
