@@ -164,7 +164,7 @@ def ranks(programs: Programs, folder: Path, numbers: Sequence[int], steps: int =
 
 @dataclass(frozen=True)
 class Start:
-    """A model's start: seconds of init and set_grid, of its first steps, and of their waits for output; peak in bytes."""
+    """A model's start: seconds of init and set_grid, of first steps, and of their waits for output; peak in bytes."""
 
     begun: Sequence[float]
     steps: Sequence[float]
