@@ -271,7 +271,7 @@ class TileRunner:
 
 def teams(threads: int, tiles: int) -> tuple[int, int]:
     """How many tiles are worked on at a time, and by how many threads each."""
-    at_a_time = max(1, min(threads, tiles, AT_A_TIME))
+    at_a_time = max(1, min(threads // -(-threads // AT_A_TIME), tiles))
     return at_a_time, threads // at_a_time
 
 

@@ -27,6 +27,8 @@ Pair = tuple[int, int]
 LEAST = 2.0**-14
 """The smallest float16 with all its digits; what is smaller is kept as 0."""
 LARGEST = 65504.0
+RECHECK = 1.0
+"""Seconds after which a thread that waits for others looks again, told or not: they may have run out of memory."""
 
 
 class Stem:
@@ -45,6 +47,7 @@ class Stem:
         self._kept = np.full((down + 2 * self._past, across), None)
         self._address = np.zeros(self._kept.shape, np.int64)
         self._claimed, self._changed = np.zeros(self._kept.shape, bool), threading.Condition()
+        self._makers = 0
         self._moving = self._of_classes(len(emulator.legend))
         self._climates = network.climates()
 
@@ -72,11 +75,14 @@ class Stem:
         where = self._places(down, across)
         while (self._address[where] == 0).any():
             with self._changed:
+                if not self._makers:
+                    self._claimed[...] = False  # whatever became of those who claimed
                 lacking = (self._address[where] == 0) & ~self._claimed[where]
                 if not lacking.any():
-                    self._changed.wait_for(lambda: (self._claimed[where] <= (self._address[where] != 0)).all())
+                    self._changed.wait(RECHECK)
                     continue
                 self._claimed[where] |= lacking
+                self._makers += 1
             try:
                 with _one_thread():
                     for top, bottom, left, right in _rectangles((~lacking).tolist()):
@@ -84,8 +90,9 @@ class Stem:
                         self._make(down[part[0]], across[part[1]], lacking[part])
             finally:
                 with self._changed:
-                    self._claimed[where] &= ~lacking | (self._address[where] != 0)
+                    self._makers -= 1
                     self._changed.notify_all()
+                    self._claimed[where] &= ~lacking
 
     def window(
         self, start: Pair, size: Pair, totals: NDArray[np.float64], corner: Pair,

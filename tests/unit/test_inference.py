@@ -145,4 +145,5 @@ def test_what_fails_in_a_thread_is_raised_once_all_have_ended(folder: Path, tile
 
 def test_threads_that_have_no_tile_of_their_own_help_with_those_of_others() -> None:
     assert [teams(1, 323), teams(2, 323), teams(16, 323)] == [(1, 1), (2, 1), (16, 1)]
+    assert [teams(24, 323), teams(40, 323)] == [(12, 2), (13, 3)]
     assert [teams(8, 3), teams(8, 1), teams(64, 323), teams(3, 0)] == [(3, 2), (1, 8), (16, 4), (1, 3)]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_constraint import batch
 
-from ai4land_coupler import constraint, kernel
+from ai4land_coupler import constraint
 from ai4land_coupler.grids import RegularGrid
 from ai4land_coupler.kernel import BASE, ONE, RUN
 from ai4land_coupler.pixels import Pixels, end_of, fields, pick
@@ -24,15 +24,6 @@ def given() -> tuple:
     planes, _, totals = batch(6, cells=cells.coarse.size, classes=4, pixels=2500)
     n = int(np.diff(cells.first)[run].sum())
     return cells, kind, np.ascontiguousarray(planes[0, :, :n]), totals
-
-
-@pytest.fixture(params=["compiled", "numpy"])
-def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the kernel and without it."""
-    if request.param == "numpy":
-        monkeypatch.setattr(kernel, "_module", None)
-    elif not kernel.ready():
-        pytest.skip("the kernel is not built")
 
 
 def test_pixels_stand_where_their_cells_do() -> None:

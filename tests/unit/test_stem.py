@@ -148,6 +148,18 @@ def test_what_one_thread_fails_to_make_the_next_one_makes(
     assert (stem._address[stem._places(*stem._blocks((0, 0), (SIZE, SIZE)))] != 0).all()
 
 
+def test_what_was_claimed_by_nobody_who_is_left_is_made(emulator: Emulator) -> None:
+    """As where a thread ran out of memory before it could give its claim back."""
+    stem = Stem(emulator, emulator.network())
+    stem._claimed[...] = True
+    made = Ahead(lambda: stem.prepare((0, 0), (SIZE, SIZE)))
+    made.start()
+    assert made._thread is not None
+    made._thread.join(60)
+    assert not made._thread.is_alive()
+    assert (stem._address[stem._places(*stem._blocks((0, 0), (SIZE, SIZE)))] != 0).all()
+
+
 @torch.inference_mode()
 def test_coarse_cells_of_an_odd_number_of_cells_are_seen_cell_by_cell(emulator: Emulator) -> None:
     """The two ways to what the fractions add agree where both can go."""

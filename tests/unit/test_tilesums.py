@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from ai4land_coupler import kernel
 from ai4land_coupler.grids import HostGrid, RegularGrid
 from ai4land_coupler.regrid import Overlap, Patch
 from ai4land_coupler.regrid.latlon import LatLonEngine
@@ -18,15 +17,6 @@ DELIVERED = np.random.default_rng(6).random((40, 40)) < 0.4
 def cells() -> TileCells:
     """Of a tile that begins neither in the first row nor in the first column."""
     return TileCells.of(Tile(6, 40, 80, 40), DELIVERED, FINE, 10)
-
-
-@pytest.fixture(params=["compiled", "numpy"])
-def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the kernel and without it."""
-    if request.param == "numpy":
-        monkeypatch.setattr(kernel, "_module", None)
-    elif not kernel.ready():
-        pytest.skip("the kernel is not built")
 
 
 def overlap_with(cells: TileCells, nlat: int, nlon: int) -> tuple[Overlap, HostGrid]:
