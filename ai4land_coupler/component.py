@@ -254,13 +254,13 @@ class Component:
     def views(self) -> dict[tuple[str, str], list[NDArray[np.float64]]]:
         """The classes served, by grid and name, as memory to copy from; nothing before the first year. Local.
 
-        They stay as they are until the next step or read_restart.
+        They stay as they are until the next step or read_restart. What lies on a device is left to `get`.
         """
         fields = self._years.fields if self._years else None
         if fields is None:
             return {}
         named = list(enumerate(self.emulator.legend))
-        fine = {("fine", name): [tile.fractions[k] for tile in fields.tiles] for k, name in named}
+        fine = {("fine", name): here for k, name in named if (here := fields.here(k)) is not None}
         return fine | {("host", name): [fields.columns[k]] for k, name in named}
 
     def get_into(self, grid: str, name: str, out: NDArray[np.float64]) -> None:

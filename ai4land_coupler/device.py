@@ -124,6 +124,16 @@ def exact(device: torch.device) -> Iterator[None]:
             torch.set_deterministic_debug_mode(before)
 
 
+def failure(error: RuntimeError) -> Exception:
+    """What torch raises, as an error of the plugin: a device that failed, or memory that ran out."""
+    import torch
+
+    of_device = tuple(filter(None, (getattr(torch, name, None) for name in ("OutOfMemoryError", "AcceleratorError"))))
+    if isinstance(error, of_device) or "CUDA" in str(error):
+        return DeviceError(f"the device failed: {error}; look at its memory and at what else runs on it")
+    return MemoryError(str(error)) if "can't allocate memory" in str(error) else error
+
+
 def _number(identity: str) -> NDArray[np.int64]:
     """An identity as a row (1, 1) that ranks can exchange."""
     return np.frombuffer(hashlib.sha256(identity.encode()).digest()[:8], np.int64).reshape(1, 1)

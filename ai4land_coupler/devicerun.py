@@ -1,16 +1,16 @@
-"""Tiles on a GPU: what does not change stays there, inputs are made there, and totals are closed and maps drawn there.
+"""Tiles on a GPU: what does not change stays there; inputs are made, totals closed, maps drawn, areas summed there.
 
 The same steps as in `inference.py`, in the same order. All tiles of a step are handed to the device, and the host waits
-once, for their fields in pinned memory and for the cells that the device left open.
+once, for what it needs of them in pinned memory: class maps, tallies, and which cells the device left open. Fractions
+stay there until they are asked for, where there is room for those of two years.
 Has not yet run on a GPU: tests run every line on torch's CPU device.
 """
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,22 +20,32 @@ from torch.nn.functional import pixel_shuffle
 
 from ai4land_coupler import constraint, constraint_torch
 from ai4land_coupler.device import Device, exact
+from ai4land_coupler.devicefields import Courier, DeviceTile, DeviceYear
+from ai4land_coupler.devicetally import DeviceSums
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.features import StaticFeatures
-from ai4land_coupler.inference import Then, TileRunner, _as_they_are
+from ai4land_coupler.inference import TileRunner
 from ai4land_coupler.pixels import Logits
 from ai4land_coupler.stem import LARGEST
-from ai4land_coupler.tiles import TileCells, TileFields, TileWork
+from ai4land_coupler.tally import Tally
+from ai4land_coupler.tiles import TileFields, TileWork
 from ai4land_coupler.timing import Stopwatch
 from ai4land_coupler.unetconfig import REACH
 
-SHARE = 0.6
+T = TypeVar("T")
+Float = NDArray[np.float64]
+Room = DeviceTile | Float
+"""For the fractions (K, cells) of a tile, on the device or in the host's memory."""
+
+SHARE = 0.5
 """Of the device's memory that is free at the start, what static inputs may take of the device, all its ranks together;
 tiles beyond that are handed over anew each year."""
-
+YEARS_SHARE = 0.3
+"""The same for fractions: those of the year that is served and of the one in the making. Where they are more, they come
+to the host's memory with the rest."""
 
 ROUND = 512
-"""Tiles handed over before they are waited for: their logits and fields lie on the device, and in pinned memory."""
+"""Tiles handed over before they are waited for: their logits lie on the device."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +55,7 @@ class Resident:
     static (w0, side / 2, side / 2) float16: what the stem makes of the static fields, REACH around included; area
     (m, n) float64, m2, 0 where nothing is delivered; base (m, n) uint8: the base map; places: of its pixels; slot
     (cells,) int64: place of each delivered cell in (m, n); around (side,) int64: the coarse cell of the tile's
-    surroundings that each row, and each column, with the REACH around lies in.
+    surroundings that each row, and each column, with the REACH around lies in; sums: how its fields are tallied.
     """
 
     static: Tensor
@@ -54,30 +64,34 @@ class Resident:
     places: constraint_torch.Places
     slot: Tensor
     around: Tensor
+    sums: DeviceSums | None
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all of it."""
-        parts = self.static, self.area, self.base, self.slot, self.around, *vars(self.places).values()
-        return sum(part.nbytes for part in parts)
 
-    def to(self, device: torch.device) -> "Resident":
-        """The same on another device."""
-        order, back, pixels = (part.to(device) for part in vars(self.places).values())
-        return Resident(
-            self.static.to(device), self.area.to(device), self.base.to(device),
-            constraint_torch.Places(order, back, pixels), self.slot.to(device), self.around.to(device),
-        )  # fmt: skip
+@dataclass(frozen=True, eq=False)
+class Coming:
+    """What of a tile is on its way to the host, there once the device was waited for.
+
+    classes (cells,), residual (K, m), open (m,), the numbers of a tally where they are asked for, and fractions (K,
+    cells) where these do not stay.
+    """
+
+    classes: Tensor
+    residual: Tensor
+    open: Tensor
+    tally: list[Tensor] | None
+    fractions: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
 class Flying:
-    """A tile whose fields are on their way: fractions (K, cells), classes (cells,), residual (K, m) and open (m,).
+    """A tile on the device: logits (m, K, n), fractions (K, cells), classes (cells,), residual (K, m) and open (m,).
 
-    logits (m, K, n) stay on the device, for cells that are still open.
+    room: where the fractions are to be.
     """
 
     work: TileWork
+    room: Room
+    sums: DeviceSums | None
     logits: Tensor
     fractions: Tensor
     classes: Tensor
@@ -101,35 +115,38 @@ class DeviceRunner(TileRunner):
         super().__init__(emulator, mode, precision, threads, statics)
         self._on_device = emulator.network(str(device), precision)
         self._device, self._resident, self._booking = device, dict[int, Resident](), Lock()
-        self._room = SHARE * torch.cuda.mem_get_info(device)[0] / sharing if device.type == "cuda" else float("inf")
+        free = torch.cuda.mem_get_info(device)[0] / sharing if device.type == "cuda" else float("inf")
+        self._room, self._room_for_years = SHARE * free, YEARS_SHARE * free
+        self._courier = Courier(device)
 
     def forget(self) -> None:
         """Drop what the device keeps of the tiles run so far."""
         super().forget()
         self._resident.clear()
 
-    def run(
-        self, tiles: Iterable[TileWork], watch: Stopwatch, done: Callable[[], None], then: Then = _as_they_are
-    ) -> list[Any]:
+    def run(self, tiles: Iterable[TileWork], watch: Stopwatch, done: Callable[[], None]) -> list[TileFields]:
         """As `TileRunner.run`."""
         if self._mode != "level":
-            return super().run(tiles, watch, done, then)
-
-        def landed(one: tuple[int, Flying, NDArray[np.float64]], own: Stopwatch) -> Any:
-            i, flying, room = one
-            fields = self._landed(flying, room, own)
-            with own.stage("exchange"):
-                return then(i, fields)
-
-        results, rest = list[Any](), iter(tiles)
-        while works := list(itertools.islice(rest, ROUND)):
+            return super().run(tiles, watch, done)
+        works, results = list(tiles), list[TileFields]()
+        rooms = self._places(works)
+        for start in range(0, len(works), ROUND):
+            some = slice(start, start + ROUND)
+            given = list(zip(works[some], rooms[some], strict=True))
             with self._torch():
-                flying = [self._launch(work, watch) for work in works]
-                with watch.stage("unet"):
-                    self._wait()
-            numbered = itertools.count(len(results))
-            results += self._each(landed, list(zip(numbered, flying, self._rooms(works), strict=False)), watch, done)
+                flying = [self._launch(work, room, watch) for work, room in given]
+                coming = self._waited(flying, watch)
+            landed = [(*one, here) for one, here in zip(given, coming, strict=True)]
+            results += self._each(self._landed, landed, watch, done)
         return results
+
+    def _places(self, works: Sequence[TileWork]) -> Sequence[Room]:
+        """Where the fractions of a year are to be: on the device, if two years would find room there."""
+        sizes = [work.cells.size for work in works]
+        if 2 * 8 * self._legend.size * sum(sizes) > self._room_for_years:
+            return self._rooms(works)
+        with self._torch():
+            return DeviceYear.of(self._legend.size, sum(sizes), self._device, self._courier).tiles(sizes)
 
     @contextmanager
     def _torch(self) -> Iterator[None]:
@@ -141,17 +158,48 @@ class DeviceRunner(TileRunner):
         if self._device.type == "cuda":
             torch.cuda.current_stream(self._device).synchronize()
 
-    def _launch(self, work: TileWork, watch: Stopwatch) -> Flying:
+    def _waited(self, flying: list[tuple[Flying, Coming]], watch: Stopwatch) -> list[Coming]:
+        """What has come of tiles, once the device was waited for.
+
+        Cells it left open are closed and drawn on the processor; what follows from them is waited for once more.
+        """
+        with watch.stage("unet"):
+            self._wait()
+        left = {i: open for i, (_, coming) in enumerate(flying) if (open := np.flatnonzero(coming.open.numpy())).size}
+        if not left:
+            return [coming for _, coming in flying]
+        with watch.stage("constraint"):
+            mended = {i: self._mended(flying[i][0], open) for i, open in left.items()}
+            self._wait()
+        return [mended.get(i, coming) for i, (_, coming) in enumerate(flying)]
+
+    def _launch(self, work: TileWork, room: Room, watch: Stopwatch) -> tuple[Flying, Coming]:
         """Hand a tile to the device; nothing is waited for."""
         with watch.stage("features"):
-            kept = self._kept_of(work.cells)
+            kept = self._kept_of(work)
         run = np.zeros(work.cells.coarse.size, bool)
         run[self._unsettled(work)] = True
         logits = self._whole(work, kept, watch) if run.any() else None
         with watch.stage("constraint"):
-            return self._fields(work, kept, logits, run)
+            flying = self._fields(work, room, kept, logits, run)
+        with watch.stage("exchange"):
+            return flying, self._sent(flying)
 
-    def _fields(self, work: TileWork, kept: Resident, logits: Tensor | None, run: NDArray[np.bool_]) -> Flying:
+    def _sent(self, flying: Flying) -> Coming:
+        """Leave the fractions where they are to stay, and send what the host needs."""
+        fractions, stay = flying.fractions, isinstance(flying.room, DeviceTile)
+        if isinstance(flying.room, DeviceTile):
+            flying.room.here.copy_(fractions)
+        tally = None if flying.sums is None else flying.sums(fractions)
+        return Coming(
+            self._back(flying.classes), self._back(flying.residual), self._back(flying.open),
+            None if tally is None else [self._back(part) for part in tally],
+            None if stay else self._back(fractions),
+        )  # fmt: skip
+
+    def _fields(
+        self, work: TileWork, room: Room, kept: Resident, logits: Tensor | None, run: NDArray[np.bool_]
+    ) -> Flying:
         """Close and draw all coarse cells of a tile; those not run show the base map or their one class."""
         wanted, land = self._to(work.wanted), kept.area > 0
         if logits is None:
@@ -171,45 +219,45 @@ class DeviceRunner(TileRunner):
         classes = torch.where(ran[:, None], drawn, torch.where(from_base[:, None], kept.base * land, only))
         residual = torch.where(ran[:, None], closed.residual, 0.0)
         flat = fractions.swapaxes(0, 1).flatten(1)
-        parts = (
+        return Flying(
+            work, room, kept.sums, logits,
             flat.index_select(1, kept.slot), classes.flatten().index_select(0, kept.slot),
             residual.T.contiguous(), (closed.open | unsettled) & ran,
         )  # fmt: skip
-        flat_fractions, flat_classes, back, still = (self._back(part) for part in parts)
-        return Flying(work, logits, flat_fractions, flat_classes, back, still)
 
-    def _landed(self, flying: Flying, fractions: NDArray[np.float64], watch: Stopwatch) -> TileFields:
-        """The fields of a tile that are here; cells the device left open are closed and drawn on the processor.
-
-        fractions (K, cells) is where they are put.
-        """
-        fractions[...] = flying.fractions.numpy()
-        classes, residual = flying.classes.numpy().copy(), flying.residual.numpy().copy()
-        left = np.flatnonzero(flying.open.numpy())
-        if left.size:
+    def _landed(self, one: tuple[TileWork, Room, Coming], watch: Stopwatch) -> TileFields:
+        """The fields of a tile, of which all that comes is here."""
+        work, fractions, coming = one
+        if coming.fractions is not None and isinstance(fractions, np.ndarray):
             with watch.stage("constraint"):
-                self._mend(flying, left, fractions, classes, residual)
-        return TileFields(fractions, classes, residual)
+                fractions[...] = coming.fractions.numpy()
+        classes, residual, tally = coming.classes.numpy().copy(), coming.residual.numpy().copy(), None
+        if coming.tally is not None and work.sums is not None:
+            with watch.stage("exchange"):
+                by_host, delivered, filled, mark = (part.numpy().copy() for part in coming.tally)
+                bits = work.sums.bits(int(mark.view(np.uint64)), classes)
+                tally = Tally(by_host, delivered, filled, bits)
+        return TileFields(fractions, classes, residual, tally)
 
-    def _mend(
-        self,
-        flying: Flying,
-        left: NDArray[np.intp],
-        fractions: NDArray[np.float64],
-        classes: NDArray[np.uint8],
-        residual: NDArray[np.float64],
-    ) -> None:
-        """Close and draw the coarse cells `left` of a tile by `constraint`, in the fields of its delivered cells."""
+    def _mended(self, flying: Flying, left: NDArray[np.intp]) -> Coming:
+        """Close and draw the coarse cells `left` of a tile by `constraint`, and send the tile again."""
         cells = flying.work.cells
         logits = flying.logits.index_select(0, self._to(left)).float().cpu().numpy()
         area, wanted = cells.block(self._emulator.fine.area_rows[cells.rows])[left], flying.work.wanted[left]
         with self._naming(cells.coarse[left]):
             closed, off = constraint.close(logits, area, wanted)
-        residual[:, left] = off.T
         drawn = constraint.quota(closed, area > 0, cells.block(cells.cells + 1)[left], wanted)
         at = np.flatnonzero(np.isin(cells.coarse_of_cell, left))
         cell, pixel = np.searchsorted(left, cells.coarse_of_cell[at]), cells.slot[at] % cells.ratio**2
-        fractions[:, at], classes[at] = closed[cell, :, pixel].T, drawn[cell, pixel]
+        there, of_left = self._to(at), self._to(left)
+        return self._sent(
+            replace(
+                flying,
+                fractions=flying.fractions.index_copy(1, there, self._to(closed[cell, :, pixel].T)),
+                classes=flying.classes.index_copy(0, there, self._to(drawn[cell, pixel])),
+                residual=flying.residual.index_copy(1, of_left, self._to(off.T)),
+            )
+        )
 
     def _ask(
         self, work: TileWork, run: NDArray[np.int64], logits: Logits, watch: Stopwatch, averaged: bool
@@ -217,7 +265,7 @@ class DeviceRunner(TileRunner):
         """As `TileRunner._ask`, by the device; threads hand it their tiles in any order."""
         if not run.size:
             return None
-        kept = self._kept_of(work.cells)
+        kept = self._kept_of(work)
         with torch.inference_mode():
             blocks = self._whole(work, kept, watch).index_select(0, self._to(run)).cpu().numpy()
         with watch.stage("constraint"):
@@ -250,22 +298,23 @@ class DeviceRunner(TileRunner):
         moving = self._on_device.moving_stem(fractions, prior)
         return (kept.static.float()[None] + moving).contiguous(memory_format=torch.channels_last), prior
 
-    def _kept_of(self, cells: TileCells) -> Resident:
+    def _kept_of(self, work: TileWork) -> Resident:
         """What a tile needs every year, on the device; where that is full it waits on the host from year to year."""
-        kept = self._resident.get(cells.tile.index)
+        kept = self._resident.get(work.cells.tile.index)
         if kept is None:
-            kept = self._prepared(cells)
+            kept = self._prepared(work)
+            size = _nbytes(kept)
             with self._booking:
-                fits = kept.nbytes <= self._room
-                self._room -= kept.nbytes if fits else 0
+                fits = size <= self._room
+                self._room -= size if fits else 0
             if not fits:
-                kept = kept.to(torch.device("cpu"))
-            self._resident[cells.tile.index] = kept
-        return kept.to(self._device)
+                kept = _moved(kept, torch.device("cpu"))
+            self._resident[work.cells.tile.index] = kept
+        return _moved(kept, self._device)
 
-    def _prepared(self, cells: TileCells) -> Resident:
+    def _prepared(self, work: TileWork) -> Resident:
         """From the emulator's files."""
-        emulator, tile, ratio = self._emulator, cells.tile, cells.ratio
+        emulator, cells, tile, ratio = self._emulator, work.cells, work.cells.tile, work.cells.ratio
         side, rim = tile.size + 2 * REACH, -(-emulator.halo // ratio) * ratio
         statics = self._stem.statics(tile.row0 - REACH, tile.col0 - REACH, side, side)
         made = self._on_device.static_stem(self._to(statics)[None])[0].clamp(-LARGEST, LARGEST)
@@ -273,7 +322,9 @@ class DeviceRunner(TileRunner):
         base = cells.block(emulator.base_map().reshape(-1)[cells.cells])
         around = (np.arange(side) - REACH + rim) // ratio
         places = constraint_torch.Places.of(area > 0, cells.block(cells.cells + 1), self._device)
-        return Resident(made.half(), self._to(area), self._to(base), places, self._to(cells.slot), self._to(around))
+        sums = None if work.sums is None else _moved(DeviceSums.of(work.sums), self._device)
+        of_cells = self._to(cells.slot), self._to(around)
+        return Resident(made.half(), self._to(area), self._to(base), places, *of_cells, sums)
 
     def _to(self, values: NDArray) -> Tensor:
         """A copy of an array on its way to the device; from pinned memory, so that nobody waits for it."""
@@ -286,6 +337,22 @@ class DeviceRunner(TileRunner):
             return values
         room = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
         return room.copy_(values, non_blocking=True)
+
+
+def _moved(one: T, device: torch.device) -> T:
+    """A frozen object with all tensors in it on a device."""
+
+    def there(part: Any) -> Any:
+        return part.to(device) if isinstance(part, Tensor) else _moved(part, device) if is_dataclass(part) else part
+
+    return replace(one, **{name: there(part) for name, part in vars(one).items()})  # type: ignore[type-var]
+
+
+def _nbytes(part: object) -> int:
+    """Bytes of all tensors in a frozen object."""
+    if isinstance(part, Tensor):
+        return part.nbytes
+    return sum(map(_nbytes, vars(part).values())) if is_dataclass(part) else 0
 
 
 def runner_on(

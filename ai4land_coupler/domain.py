@@ -15,11 +15,11 @@ from ai4land_coupler.exchange import HostExchange, HostSums
 from ai4land_coupler.grids import HostGrid, RegularGrid, refuse_radians
 from ai4land_coupler.hostshares import HostShares
 from ai4land_coupler.layout import Layout
-from ai4land_coupler.placement import BASE, Placement, check_coverage
+from ai4land_coupler.placement import BASE, OWN, Placement, check_coverage
 from ai4land_coupler.regrid import Engine, Overlap, Patch, esmf_wanted, is_rectangle, make_engine
 from ai4land_coupler.regrid.cache import CachedEngine
+from ai4land_coupler.tally import TileSums
 from ai4land_coupler.tiles import Tile, TileCells, TileWork
-from ai4land_coupler.tilesums import TileSums
 
 log = logging.getLogger(__package__)
 
@@ -84,8 +84,12 @@ class Domain:
         used = [i for i, wanted in enumerate(delivered) if wanted.any()]
         own = {i: layout.cells_of(layout.own[i], delivered[i]) for i in used}
         tiles = layout.where(comm, [layout.own[i].index for i in used])
+        inner = {i: layout.inner(i, own[i]) for i in used}
+        borrowed = placement.filled != OWN
         to_host = comm.together(
-            lambda: [_to_host(engine, emulator, own[i], patches[i].hosts, members[i]) for i in used]
+            lambda: [
+                _to_host(engine, emulator, own[i], patches[i].hosts, members[i], borrowed[inner[i]]) for i in used
+            ]
         )
         tile = np.repeat([own[i].tile.index for i in used], [sums.hosts.size for sums in to_host])
         pairs = np.concatenate([np.empty(0, np.int64), *(sums.hosts for sums in to_host)])
@@ -95,7 +99,7 @@ class Domain:
         return cls(
             engine=engine.name, hosts=hosts, placement=placement,
             tiles=tiles, owner=layout.owner[[tile.index for tile in tiles]],
-            own=tuple(own[i] for i in used), inner=tuple(layout.inner(i, own[i]) for i in used),
+            own=tuple(own[i] for i in used), inner=tuple(inner[i] for i in used),
             window=tuple(layout.windows[i] for i in used), to_host=tuple(to_host), columns=columns,
             shares=shares,
         )  # fmt: skip
@@ -119,9 +123,8 @@ class Domain:
         place = self.placement
         for i, (cells, inner, window) in enumerate(zip(self.own, self.inner, self.window, strict=True)):
             before = np.ascontiguousarray(place.base[:, inner].T) if change else None
-            yield TileWork(
-                cells, totals, window, place.filled[inner] == BASE, before, None if priors is None else priors[i]
-            )
+            prior = None if priors is None else priors[i]
+            yield TileWork(cells, totals, window, place.filled[inner] == BASE, before, prior, self.to_host[i])
 
     def of_coarse(self, parts: Sequence[Float], n_classes: int) -> Float:
         """Values (K, m) on the coarse cells of this rank's tiles, NaN where nothing is delivered.
@@ -197,9 +200,12 @@ def _joined(made: Sequence[Overlap], patches: Sequence[Patch], members: Sequence
     return Overlap.from_blocks(blocks, int(first[-1]), n_host)
 
 
-def _to_host(engine: Engine, emulator: Emulator, cells: TileCells, hosts: HostGrid, members: Index) -> TileSums:
+def _to_host(
+    engine: Engine, emulator: Emulator, cells: TileCells, hosts: HostGrid, members: Index,
+    borrowed: NDArray[np.bool_],
+) -> TileSums:  # fmt: skip
     overlap = engine.fine(emulator.fine, Patch(cells.cells[cells.ascending], hosts))
-    return TileSums.of(overlap, cells, emulator.fine.area_rows, members)
+    return TileSums.of(overlap, cells, emulator.fine.area_rows, members, borrowed)
 
 
 def _as_hosts(grid: RegularGrid, cells: Index) -> HostGrid:

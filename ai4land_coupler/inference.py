@@ -3,7 +3,8 @@
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,8 +14,9 @@ from ai4land_coupler import kernel
 from ai4land_coupler.ahead import side_by_side
 from ai4land_coupler.change import close_change, quota_change
 from ai4land_coupler.constraint import quota
+from ai4land_coupler.device import failure
 from ai4land_coupler.emulator import Emulator
-from ai4land_coupler.errors import ConstraintError, DeviceError
+from ai4land_coupler.errors import ConstraintError
 from ai4land_coupler.features import StaticFeatures
 from ai4land_coupler.pixels import Logits, Pixels, end_of, fields, pick, settled
 from ai4land_coupler.shelf import Shelf
@@ -29,12 +31,6 @@ Index = NDArray[np.int64]
 Float = NDArray[np.float64]
 AT_A_TIME = 16
 """Tiles at most that threads work on side by side: what they do in Python they do one after another, 1 part in 25."""
-Then = Callable[[int, TileFields], Any]
-"""What is made of the fields of the i-th tile, by the thread that has just made them."""
-
-
-def _as_they_are(_: int, fields: TileFields) -> TileFields:
-    return fields
 
 
 class TileRunner:
@@ -61,26 +57,18 @@ class TileRunner:
         """Threads that work on the tiles."""
         return self._threads
 
-    def run(
-        self, tiles: Iterable[TileWork], watch: Stopwatch, done: Callable[[], None], then: Then = _as_they_are
-    ) -> list[Any]:
-        """Fields of each tile, or what `then` makes of them; `done` is called after each.
+    def run(self, tiles: Iterable[TileWork], watch: Stopwatch, done: Callable[[], None]) -> list[TileFields]:
+        """Fields of each tile; `done` is called after each. ConstraintError names the coarse cell it cannot close."""
 
-        ConstraintError names the coarse cell it cannot close.
-        """
-
-        def closed(one: tuple[int, TileWork, Float], own: Stopwatch) -> Any:
-            i, work, room = one
+        def refined(one: tuple[TileWork, Float], own: Stopwatch) -> TileFields:
+            work, room = one
             run = self._unsettled(work)
             logits = np.empty((self._legend.size, _pixels(work, run)), np.float32)
             self._ask(work, run, logits, own, averaged=False)
-            with own.stage("constraint"):
-                fields = self._closed(work, run, logits, room)
-            with own.stage("exchange"):
-                return then(i, fields)
+            return self._closed(work, run, logits, room, own)
 
         works = list(tiles)
-        return self._each(closed, list(zip(itertools.count(), works, self._rooms(works), strict=False)), watch, done)
+        return self._each(refined, list(zip(works, self._rooms(works), strict=True)), watch, done)
 
     def draft(
         self, tiles: Iterable[TileWork], watch: Stopwatch, done: Callable[[], None], once: bool = False
@@ -104,9 +92,7 @@ class TileRunner:
         rooms: Iterable[Float | None] = self._rooms(works) if once else itertools.repeat(None)
         return self._each(drafted, list(zip(works, rooms, strict=False)), watch, done)
 
-    def close(
-        self, tiles: Iterable[TileWork], drafts: list[TileDraft], watch: Stopwatch, then: Then = _as_they_are
-    ) -> list[Any]:
+    def close(self, tiles: Iterable[TileWork], drafts: list[TileDraft], watch: Stopwatch) -> list[TileFields]:
         """The second half: what `run` gives, from the draft of each tile and the final totals.
 
         The drafts are taken out of their list, and each is dropped once its tile is closed.
@@ -114,16 +100,13 @@ class TileRunner:
         works = list(tiles)
         waiting = [draft.room for draft in drafts if draft.room is not None]  # of drafts made `once`, all have
         rooms = waiting if len(waiting) == len(works) else self._rooms(works)
-        ran = list(zip(itertools.count(), works, drafts, rooms, strict=False))
+        ran = list(zip(works, drafts, rooms, strict=True))
         drafts.clear()
         del works, waiting, rooms
 
-        def closed(one: tuple[int, TileWork, TileDraft, Float], own: Stopwatch) -> Any:
-            i, work, draft, room = one
-            with own.stage("constraint"):
-                fields = self._closed(work, draft.run, draft.logits, room)
-            with own.stage("exchange"):
-                return then(i, fields)
+        def closed(one: tuple[TileWork, TileDraft, Float], own: Stopwatch) -> TileFields:
+            work, draft, room = one
+            return self._closed(work, draft.run, draft.logits, room, own)
 
         return self._each(closed, ran, watch)
 
@@ -157,7 +140,7 @@ class TileRunner:
         try:
             yield
         except RuntimeError as error:
-            raise _named(error) from error
+            raise failure(error) from error
         finally:
             torch.set_num_threads(threads)
 
@@ -168,11 +151,18 @@ class TileRunner:
             settled |= (work.wanted == work.before).all(axis=1)
         return np.flatnonzero(~settled)
 
-    def _closed(self, work: TileWork, run: Index, logits: Logits, fractions: Float) -> TileFields:
-        """Coarse cells of one class are filled with it, those without a state show the base map; the rest was run.
+    def _closed(
+        self, work: TileWork, run: Index, logits: Logits, fractions: Float, watch: Stopwatch
+    ) -> TileFields:  # fmt: skip
+        """The fields of a tile, and their tally; fractions (K, n) is where they may be put."""
+        with watch.stage("constraint"):
+            fields = self._fields_of(work, run, logits, fractions)
+        with watch.stage("exchange"):
+            tally = work.sums(np.asarray(fields.fractions), fields.classes) if work.sums else None
+        return replace(fields, tally=tally)
 
-        fractions (K, n) is where they are put.
-        """
+    def _fields_of(self, work: TileWork, run: Index, logits: Logits, fractions: Float) -> TileFields:
+        """Coarse cells of one class are filled with it, those without a state show the base map; the rest was run."""
         if work.before is not None:
             return self._changed(work, work.before, run, logits)
         kind = np.where(work.from_base, kernel.BASE, kernel.ONE).astype(np.uint8)
@@ -285,14 +275,6 @@ def _window(tile: Tile, rows: slice, cols: slice) -> tuple[tuple[int, int], tupl
     """Start and size on the fine grid of rows and columns of a tile with the REACH around them."""
     start = tile.row0 + rows.start - REACH, tile.col0 + cols.start - REACH
     return start, (rows.stop - rows.start + 2 * REACH, cols.stop - cols.start + 2 * REACH)
-
-
-def _named(error: RuntimeError) -> Exception:
-    """What torch raises, as an error of the plugin: a device that failed, or memory that ran out."""
-    of_device = tuple(filter(None, (getattr(torch, name, None) for name in ("OutOfMemoryError", "AcceleratorError"))))
-    if isinstance(error, of_device) or "CUDA" in str(error):
-        return DeviceError(f"the device failed: {error}; look at its memory and at what else runs on it")
-    return MemoryError(str(error)) if "can't allocate memory" in str(error) else error
 
 
 def _reach(cells: TileCells, run: Index) -> tuple[slice, slice]:

@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 10
+VERSION = 11
 """Of the interface in kernel.h; what was built of another one is not used."""
 
-LANES = 256
-"""Of `mix`."""
 FIELDS = 8
 """Of `apply`, which sums so many at a time."""
 
@@ -188,23 +186,18 @@ def gather(pixel: NDArray[np.int32], host: NDArray[np.int32], area: Float, x: Fl
     return total
 
 
-def areas(
+def tally(
     tile: Tile, fractions: Float, some: NDArray[np.uint8], host: NDArray[np.int32] | None, hosts: int
-) -> tuple[Float, Float, Float]:
+) -> tuple[Float, Float, Float, int]:
     """Areas in m2 of a tile's fractions (K, n): by host (hosts, K), in all (K,), of coarse cells with `some` (m,) (K,).
 
-    host (n,): of each cell; where None, none is summed by host.
+    host (n,): of each cell; where None, none is summed by host. Last comes the mark of the fractions' bits.
     """
     by_host, total, part = np.zeros((hosts, len(fractions))), np.empty(len(fractions)), np.empty(len(fractions))
-    under = _ffi().NULL if host is None else _pointer(host)
-    parts = _pointer(some), under, _pointer(total), _pointer(part), _pointer(by_host)
-    _refuse_no_memory(_lib().kernel_areas(tile.struct, len(fractions), _pointer(fractions), *parts))
-    return by_host, total, part
-
-
-def mix(words: NDArray[np.uint64], lanes: NDArray[np.uint64]) -> None:
-    """Mix words (n,) into lanes (LANES,)."""
-    _lib().kernel_mix(words.size, _pointer(words), _pointer(lanes))
+    under, mark = _ffi().NULL if host is None else _pointer(host), np.empty(1, np.uint64)
+    parts = _pointer(some), under, _pointer(total), _pointer(part), _pointer(by_host), _pointer(mark)
+    _refuse_no_memory(_lib().kernel_tally(tile.struct, len(fractions), _pointer(fractions), *parts))
+    return by_host, total, part, int(mark[0])
 
 
 def window(

@@ -15,7 +15,7 @@ from ai4land_coupler.grids import wrap_longitude
 from ai4land_coupler.placement import Budget
 from ai4land_coupler.report import YearReport
 from ai4land_coupler.tally import Tally
-from ai4land_coupler.tiles import TileFields
+from ai4land_coupler.tiles import Away, TileFields
 
 Float = NDArray[np.float64]
 
@@ -45,7 +45,15 @@ class YearFields:
 
     def fine(self, k: int, out: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
         """Fractions of class k of this rank's delivered cells, (n_fine,), in `out` where given."""
+        first = self.tiles[0].fractions if self.tiles else None
+        if isinstance(first, Away):
+            return first.of_year(k, np.empty(sum(tile.classes.size for tile in self.tiles)) if out is None else out)
         return np.concatenate([np.empty(0), *(tile.fractions[k] for tile in self.tiles)], out=out)
+
+    def here(self, k: int) -> list[NDArray[np.float64]] | None:
+        """The same as it lies in memory, tile after tile; None where it lies in another memory."""
+        of_tiles = [tile.fractions for tile in self.tiles]
+        return None if any(isinstance(one, Away) for one in of_tiles) else [one[k] for one in of_tiles]
 
     def classes(self) -> NDArray[np.float64]:
         """Classes of this rank's delivered cells, (n_fine,), counted from 1 in the legend's order."""

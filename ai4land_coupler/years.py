@@ -20,7 +20,6 @@ from ai4land_coupler.priormap import Map, PriorMap
 from ai4land_coupler.publish import Publisher
 from ai4land_coupler.report import YearReport
 from ai4land_coupler.restart import Restart
-from ai4land_coupler.tally import Tally
 from ai4land_coupler.tiles import TileDraft, TileFields
 from ai4land_coupler.timing import Stopwatch
 from ai4land_coupler.year import YearFields, digest, host_columns, report_of
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__package__)
 
 Float = NDArray[np.float64]
-Told = tuple[TileFields, Tally]
-"""A tile's fields, and what else a step needs of them."""
 Take = Callable[[YearFields], None]
 
 
@@ -58,7 +55,7 @@ class Begun:
 class Made:
     """What the network made of this rank's tiles: their fields, or drafts where totals are still to be shared out."""
 
-    fields: list[Told] | None
+    fields: list[TileFields] | None
     drafts: list[TileDraft]
 
 
@@ -254,7 +251,7 @@ class Years:
         """Local, and free of MPI: it may run in a thread."""
         work = self.domain.work(begun.totals, self._change is not None, begun.priors)
         if self._shares is None:
-            return Made(self._runner.run(work, watch, done, self._told), [])
+            return Made(self._runner.run(work, watch, done), [])
         return Made(None, self._runner.draft(work, watch, done, once=not self._lag))
 
     def _settled(self, begun: Begun, made: Made) -> Begun:
@@ -270,35 +267,33 @@ class Years:
             totals = domain.placement.totals(comm, regridded)
         return replace(begun, regridded=regridded, totals=totals)
 
-    def _closed(self, begun: Begun, made: Made) -> list[Told]:
+    def _closed(self, begun: Begun, made: Made) -> list[TileFields]:
         """The fields of this rank's tiles, which meet the year's totals. Drafts are used up."""
         if made.fields is not None:
             return made.fields
         work, runner = self.domain.work, self._runner
-        return self._comm.together(lambda: runner.close(work(begun.totals), made.drafts, begun.watch, self._told))
+        return self._comm.together(lambda: runner.close(work(begun.totals), made.drafts, begun.watch))
 
-    def _told(self, i: int, fields: TileFields) -> Told:
-        return fields, Tally.of(self.domain, i, fields)
-
-    def _tiled(self, begun: Begun) -> tuple[Begun, list[Told]]:
+    def _tiled(self, begun: Begun) -> tuple[Begun, list[TileFields]]:
         """A year and the fields of this rank's tiles; what it began with is dropped before those are made."""
         made = self._refined(begun)
         begun = self._settled(begun, made)
         return begun, self._closed(begun, made)
 
-    def _finish(self, begun: Begun, told: list[Told]) -> tuple[YearFields, YearReport]:
+    def _finish(self, begun: Begun, tiles: list[TileFields]) -> tuple[YearFields, YearReport]:
         comm, domain = self._comm, self.domain
         with begun.watch.stage("exchange"):
-            tiles, tallies = tuple(fields for fields, _ in told), [tally for _, tally in told]
+            tallies = [tile.tally for tile in tiles if tile.tally is not None]
             columns, bits = host_columns(comm, domain, begun.state, tallies), digest(comm, tallies)
             fields = YearFields(
-                begun.year, begun.state, begun.totals, begun.regridded, begun.cut, begun.priors, tiles, columns, bits
-            )
+                begun.year, begun.state, begun.totals, begun.regridded, begun.cut, begun.priors, tuple(tiles),
+                columns, bits,
+            )  # fmt: skip
             return fields, report_of(comm, domain, self._emulator.legend, fields, tallies, begun.watch.seconds)
 
-    def _published(self, begun: Begun, told: list[Told]) -> tuple[YearFields, YearReport, Float | None]:
+    def _published(self, begun: Begun, tiles: list[TileFields]) -> tuple[YearFields, YearReport, Float | None]:
         """A year as it is to be served, written and told of, and the state of the first year."""
-        fields, report = self._finish(begun, told)
+        fields, report = self._finish(begun, tiles)
         with begun.watch.stage("output"):
             self._publisher.write(self._comm, self.domain, fields, fields.year)
         self._publisher.tell(self._comm, report, begun.watch)

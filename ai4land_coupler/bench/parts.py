@@ -15,8 +15,8 @@ from ai4land_coupler.comm import MPI, Communicator
 from ai4land_coupler.constraint import close, quota
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.exchange import Route
+from ai4land_coupler.tally import TileSums
 from ai4land_coupler.tiles import Tile, TileCells
-from ai4land_coupler.tilesums import TileSums
 
 MIB = 2**20
 PIXELS = 100
@@ -93,17 +93,21 @@ def _problem(
 
 
 def aggregation(emulator: Emulator, rates: dict[str, float], repeats: int) -> dict[str, Any]:
-    """Areas of a tile's fractions by class and host cell, 2 x 2 coarse cells each. Bound: all of it read once."""
+    """Areas of a tile's fractions by class and host cell, 2 x 2 coarse cells each, and the digest of its fields.
+
+    Bound: all of it read once.
+    """
     classes, ratio = len(emulator.legend), emulator.coarse.ratio_to(emulator.fine)
     tile = Tile(0, 0, 0, emulator.tile)
     cells = TileCells.of(tile, np.ones((tile.size, tile.size), bool), emulator.fine, ratio)
     side = tile.size // ratio
     hosts = (np.arange(side)[:, None] // 2 * side + np.arange(side) // 2).ravel()[cells.coarse_of_cell]
     kinds, host = np.unique(hosts, return_inverse=True)
-    sums = TileSums(cells, emulator.fine.area_rows, kinds, host.astype(np.int32))
-    fractions, some = np.full((classes, cells.size), 1.0 / classes), np.zeros(cells.coarse.size, bool)
-    seconds = alternate({"once": lambda: sums(fractions, some)}, repeats)["once"]
-    moved = cells.size * (8 * classes + 8) / rates["bytes_a_second"]
+    borrowed = np.zeros(cells.coarse.size, bool)
+    sums = TileSums(cells, emulator.fine.area_rows, kinds, borrowed, host.astype(np.int32))
+    fractions, drawn = np.full((classes, cells.size), 1.0 / classes), np.ones(cells.size, np.uint8)
+    seconds = alternate({"once": lambda: sums(fractions, drawn)}, repeats)["once"]
+    moved = cells.size * (8 * classes + 9) / rates["bytes_a_second"]
     return _part(seconds, moved, 2.0 * cells.size * classes / rates["flops"])
 
 

@@ -31,6 +31,9 @@ typedef struct {
 /* Sums in four lanes, which a compiler may keep in one register without changing the order. */
 double kernel_dot(const double *a, const double *b, int64_t n);
 
+/* out [count]: those of a with `count` vectors that begin `apart` one after another, from b on. */
+void kernel_dots(const double *a, const double *b, int64_t n, int64_t apart, int count, double *out);
+
 /* Memory for cells of up to n pixels, to be freed; NULL where there is none. */
 double *kernel_furnish(cell *c, size_t k, size_t n);
 

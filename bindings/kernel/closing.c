@@ -27,14 +27,14 @@ WIDE double kernel_dot(const double *restrict a, const double *restrict b, int64
     return (lane[0] + lane[1]) + (lane[2] + lane[3]);
 }
 
-/* The dots of a with vectors that stand n apart, four at a time so that none waits for another; the lanes are those of
-   `dot`. */
-WIDE static void dots(const double *restrict a, const double *restrict b, int64_t n, int count, double *restrict out)
+/* Four at a time so that none waits for another; the lanes are those of kernel_dot. */
+WIDE void kernel_dots(const double *restrict a, const double *restrict b, int64_t n, int64_t apart, int count,
+                      double *restrict out)
 {
     for (int first = 0; first < count; first += 4) {
         const double *from[4];
         four lane[4] = {{0}};
-        for (int v = 0; v < 4; v++) from[v] = b + (first + v < count ? first + v : first) * n;
+        for (int v = 0; v < 4; v++) from[v] = b + (first + v < count ? first + v : first) * apart;
         int64_t i = 0;
         for (; i + 4 <= n; i += 4) {
             four x, y;
@@ -180,7 +180,7 @@ WIDE static void newton_step(cell *c)
         const double *restrict p = c->p + (1 + i) * n, *restrict w = c->w;
         double *restrict weighted = c->total; /* free until the next trial */
         for (int64_t m = 0; m < n; m++) weighted[m] = w[m] * p[m];
-        dots(weighted, c->p + n, n, i + 1, c->hessian + i * k);
+        kernel_dots(weighted, c->p + n, n, n, i + 1, c->hessian + i * k);
         for (int j = 0; j <= i; j++) c->hessian[i * k + j] *= -1.0;
         c->hessian[i * k + i] += c->left[1 + i] + c->f[1 + i] * (1 + DAMPING);
         c->step[1 + i] = -c->left[1 + i];
@@ -393,7 +393,7 @@ WIDE void kernel_mean_of_cell(cell *c, const double *area, const float *z, int64
         for (int64_t i = 0; i < c->n; i++) total[i] += e[i];
     }
     for (int64_t i = 0; i < c->n; i++) w[i] /= total[i];
-    dots(w, c->e, c->n, c->k, mean);
+    kernel_dots(w, c->e, c->n, c->n, c->k, mean);
 }
 
 /* e = q in shares of a part's largest among the classes present, exp(DEEPEST_LOGIT) at least. */

@@ -1,4 +1,4 @@
-/* Sparse sums, and the digest of fields. */
+/* Sparse sums. */
 #include "kernel.h"
 #include "wide.h"
 
@@ -124,14 +124,3 @@ void kernel_gather(int64_t count, int64_t classes, int64_t n, const int32_t *pix
         gather_some(count, n, pixel, host, area, x + k * n, classes - k < FIELDS ? classes - k : FIELDS, sum + k, classes);
 }
 
-/* Each step is one to one in the lane and in the word: a word that differs changes its lane. */
-WIDE void kernel_mix(int64_t n, const uint64_t *restrict word, uint64_t *restrict lanes)
-{
-    for (int64_t i = 0; i < n; i += KERNEL_LANES) {
-        const int64_t some = n - i < KERNEL_LANES ? n - i : KERNEL_LANES;
-        for (int64_t l = 0; l < some; l++) {
-            uint64_t x = lanes[l] ^ word[i + l];
-            lanes[l] = (x << 29 | x >> 35) * UINT64_C(0x9E3779B97F4A7C15);
-        }
-    }
-}

@@ -119,27 +119,45 @@ int64_t kernel_fields(const kernel_tile *tile, int64_t classes, const unsigned c
     return bad;
 }
 
-int kernel_areas(const kernel_tile *tile, int64_t classes, const double *p, const unsigned char *some,
-                 const int32_t *host, double *total, double *part, double *by_host)
+/* Sum of the words of n fractions, each mixed, one to one, with its place in the tile, counted from `place` + 1. */
+WIDE static uint64_t mixed(const double *restrict p, int64_t n, int64_t place)
+{
+    const uint64_t step = UINT64_C(0x9E3779B97F4A7C15);
+    uint64_t sum = 0, at = (uint64_t)(place + 1) * step;
+    for (int64_t i = 0; i < n; i++, at += step) {
+        uint64_t x;
+        memcpy(&x, p + i, sizeof x);
+        x += at;
+        x = (x ^ x >> 32) * UINT64_C(0xBF58476D1CE4E5B9);
+        sum += x ^ x >> 29;
+    }
+    return sum;
+}
+
+int kernel_tally(const kernel_tile *tile, int64_t classes, const double *p, const unsigned char *some,
+                 const int32_t *host, double *total, double *part, double *by_host, uint64_t *mark)
 {
     const int64_t n = tile->first[tile->cells];
-    double *area = malloc((size_t)(most_pixels(tile->cells, tile->first) + 1) * sizeof *area);
-    if (!area) return -1;
+    const size_t most = (size_t)most_pixels(tile->cells, tile->first);
+    double *sum = malloc((most + (size_t)classes) * sizeof *sum), *area = sum ? sum + classes : NULL;
+    if (!sum) return -1;
     for (int64_t k = 0; k < classes; k++) total[k] = part[k] = 0.0;
+    *mark = 0;
     for (int64_t c = 0; c < tile->cells; c++) {
-        const int64_t stop = tile->first[c + 1];
+        const int64_t start = tile->first[c], stop = tile->first[c + 1];
         const double *of = area;
+        for (int64_t k = 0; k < classes; k++) *mark += mixed(p + k * n + start, stop - start, k * n + start);
         look(tile, c, area, NULL);
         for (int64_t i = tile->first[c], next; i < stop; of += next - i, i = next) { /* pixels of one host cell */
             for (next = host ? i + 1 : stop; next < stop && host[next] == host[i];) next++;
+            kernel_dots(of, p + i, next - i, n, (int)classes, sum);
             for (int64_t k = 0; k < classes; k++) {
-                const double sum = kernel_dot(of, p + k * n + i, next - i);
-                total[k] += sum;
-                if (some[c]) part[k] += sum;
-                if (host) by_host[host[i] * classes + k] += sum;
+                total[k] += sum[k];
+                if (some[c]) part[k] += sum[k];
+                if (host) by_host[host[i] * classes + k] += sum[k];
             }
         }
     }
-    free(area);
+    free(sum);
     return 0;
 }

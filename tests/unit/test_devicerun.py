@@ -1,5 +1,6 @@
 """The way a GPU takes, run on torch's CPU device, gives the fields of the processor's way."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,21 +8,29 @@ import numpy as np
 import pytest
 import small_emulator
 import torch
+from numpy.typing import NDArray
 
-from ai4land_coupler import constraint_torch, device, devicerun
+from ai4land_coupler import constraint_torch, device, devicefields, devicerun, devicetally
 from ai4land_coupler.device import Device, _first_of_each, exact, visible
+from ai4land_coupler.devicefields import Courier, DeviceTile
 from ai4land_coupler.devicerun import DeviceRunner, runner_on
 from ai4land_coupler.domain import base_state
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import ConstraintError
+from ai4land_coupler.grids import HostGrid, RegularGrid
 from ai4land_coupler.inference import TileRunner
 from ai4land_coupler.placement import BASE, OWN
+from ai4land_coupler.regrid import Patch
+from ai4land_coupler.regrid.latlon import LatLonEngine
+from ai4land_coupler.tally import TileSums, mark
 from ai4land_coupler.tiles import TileCells, TileFields, TileWork, all_tiles, coarse_around
 from ai4land_coupler.timing import Stopwatch
 
 CPU = torch.device("cpu")
 LEGEND = small_emulator.LEGEND
 NCOARSE = small_emulator.COARSE[0] * small_emulator.COARSE[1]
+NESTED, CUT = 8, 7  # rows of host cells of whole fine cells, and of such as cut them
+TALLY = ("by_host", "delivered", "filled", "bits")
 FRACTIONS_TO = 1e-4  # the network rounds otherwise on a whole tile than on the part of it that is run
 
 
@@ -30,7 +39,9 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
     return Emulator.load(small_emulator.build(tmp_path_factory.mktemp("emulator")))
 
 
-def works(emulator: Emulator, every: int = 5, before: bool = False, prior: bool = False) -> list[TileWork]:
+def works(
+    emulator: Emulator, every: int = 5, before: bool = False, prior: bool = False, hosts: int = NESTED
+) -> list[TileWork]:
     """Some tiles of the globe, with cells of one class, of the base map and of any mixture."""
     rng = np.random.default_rng(2)
     totals = rng.random((len(LEGEND), NCOARSE)) + 0.05
@@ -51,9 +62,18 @@ def works(emulator: Emulator, every: int = 5, before: bool = False, prior: bool 
                 filled[cells.coarse] == BASE,
                 base_state(emulator, cells.coarse)[0].T.copy() if before else None,
                 rng.integers(0, 5, (side, side)).astype(np.uint8) if prior else None,
+                tile_sums(emulator, cells, filled[cells.coarse] != OWN, hosts),
             )
         )
     return [work for work in made if work.cells.size]
+
+
+def tile_sums(emulator: Emulator, cells: TileCells, borrowed: NDArray[np.bool_], nlat: int) -> TileSums:
+    """Under host cells of a grid of nlat x 2 nlat."""
+    grid = RegularGrid(nlat, 2 * nlat)
+    hosts = HostGrid(np.arange(grid.size) + 1, *grid.corners(np.arange(grid.size)), np.ones(grid.size))
+    overlap = LatLonEngine().fine(emulator.fine, Patch(cells.cells[cells.ascending], hosts))
+    return TileSums.of(overlap, cells, emulator.fine.area_rows, hosts.cell_id, borrowed)
 
 
 def ran(runner: TileRunner, tiles: list[TileWork]) -> list[TileFields]:
@@ -68,7 +88,7 @@ def assert_alike(tiles: list[TileWork], ours: list[TileFields], theirs: list[Til
     same = total = 0
     for work, a, b in zip(tiles, ours, theirs, strict=True):
         np.testing.assert_allclose(a.fractions, b.fractions, rtol=0, atol=FRACTIONS_TO)
-        assert a.fractions.dtype == a.residual.dtype == np.float64
+        assert np.asarray(a.fractions).dtype == a.residual.dtype == np.float64
         assert a.classes.dtype == np.uint8
         assert np.abs(a.residual).max() <= 1e-12
         area = emulator.fine.area_rows[work.cells.cells // emulator.fine.nlon]
@@ -87,7 +107,7 @@ def test_level_mode_gives_the_processors_fields(emulator: Emulator) -> None:
     fields = ran(device, tiles)
     assert_alike(tiles, fields, ran(TileRunner(emulator, "level", "float32", 1), tiles), emulator)
     again = ran(device, tiles)
-    assert all(a.fractions.tobytes() == b.fractions.tobytes() for a, b in zip(fields, again, strict=True))
+    assert all(np.array_equal(a.fractions, b.fractions) for a, b in zip(fields, again, strict=True))
     assert all(a.classes.tobytes() == b.classes.tobytes() for a, b in zip(fields, again, strict=True))
 
 
@@ -95,11 +115,92 @@ def test_a_tile_does_not_depend_on_what_runs_beside_it_nor_on_what_stays(emulato
     tiles = works(emulator)[:3]
     together = ran(DeviceRunner(emulator, "level", "float32", 1, CPU), tiles)
     full = DeviceRunner(emulator, "level", "float32", 1, CPU)
-    full._room = 0
+    full._room = full._room_for_years = 0
     alone = [ran(full, [work])[0] for work in tiles[::-1]][::-1]
     for a, b in zip(together, alone, strict=True):
-        assert a.fractions.tobytes() == b.fractions.tobytes()
+        assert isinstance(a.fractions, DeviceTile)
+        assert isinstance(b.fractions, np.ndarray)
+        assert np.array_equal(a.fractions, b.fractions)
         assert a.classes.tobytes() == b.classes.tobytes()
+        assert all(np.array_equal(getattr(a.tally, name), getattr(b.tally, name)) for name in TALLY)
+
+
+@pytest.mark.parametrize("hosts", [NESTED, CUT])
+def test_fields_are_tallied_on_the_device_as_on_the_processor(emulator: Emulator, hosts: int) -> None:
+    tiles = works(emulator, hosts=hosts)
+    assert all(work.sums is not None and (work.sums.cell is None) == (hosts == NESTED) for work in tiles)
+    for work, fields in zip(tiles, ran(DeviceRunner(emulator, "level", "float32", 1, CPU), tiles), strict=True):
+        assert_tallied(work, fields)
+
+
+def assert_tallied(work: TileWork, fields: TileFields) -> None:
+    """As the processor would, areas but for the order of their sums, bits for bits."""
+    assert work.sums is not None
+    assert fields.tally is not None
+    expected = work.sums(np.asarray(fields.fractions), fields.classes)
+    for name in ("by_host", "delivered", "filled"):
+        found, area = getattr(fields.tally, name), getattr(expected, name)
+        np.testing.assert_allclose(found, area, rtol=1e-12, atol=1e-12 * expected.delivered.sum())
+    assert fields.tally.bits == expected.bits
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 1000])
+def test_a_mark_made_on_the_device_is_that_of_the_processor(n: int) -> None:
+    words = np.random.default_rng(n).integers(0, 2**64, n, np.uint64)
+    made = devicetally.mark(torch.from_numpy(words.view(np.int64)))
+    assert int(made.numpy().view(np.uint64)) == mark(words)
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, 8, 9, 16, 29])
+def test_a_class_comes_piece_by_piece(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through two pieces of memory, one of which is filled while the other is emptied."""
+    monkeypatch.setattr(devicefields, "PIECE", 8)
+    happened, begun = [], Courier._begun
+
+    class Arrival:
+        def __init__(self, piece: int) -> None:
+            self.piece = piece
+
+        def synchronize(self) -> None:
+            happened.append(("there", self.piece))
+
+    def noted(self: Courier, part: torch.Tensor, piece: torch.Tensor) -> tuple:
+        happened.append(("begun", piece.data_ptr()))
+        return begun(self, part, piece)[0], Arrival(piece.data_ptr())
+
+    monkeypatch.setattr(Courier, "_begun", noted)
+    values = torch.rand(n, dtype=torch.float64)
+    out = Courier(CPU).bring(values, np.full(n, np.nan))
+    assert np.array_equal(out, values.numpy())
+    pieces = max(1, -(-n // 8))
+    first = [at for what, at in happened if what == "begun"]
+    assert len(first) == pieces
+    assert all(a != b for a, b in itertools.pairwise(first))
+    if pieces > 2:
+        assert [what for what, _ in happened[:4]] == ["begun", "begun", "there", "begun"]
+
+
+def test_fractions_stay_on_the_device_until_a_class_is_asked_for(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brought, bring = [], Courier.bring
+
+    def noted(self: Courier, values: torch.Tensor, out: NDArray[np.float64]) -> NDArray[np.float64]:
+        brought.append(values.numel())
+        return bring(self, values, out)
+
+    monkeypatch.setattr(Courier, "bring", noted)
+    tiles = works(emulator)
+    fields = ran(DeviceRunner(emulator, "level", "float32", 1, CPU), tiles)
+    cells = sum(work.cells.size for work in tiles)
+    assert not brought
+    away = fields[0].fractions
+    assert isinstance(away, DeviceTile)
+    whole = away.of_year(2, np.empty(cells))
+    assert brought == [cells]
+    assert np.array_equal(whole, np.concatenate([tile.fractions[2] for tile in fields]))
+    assert len(away) == len(LEGEND) == len(list(away))
+    assert away.shape == np.asarray(away).shape == (len(LEGEND), tiles[0].cells.size)
 
 
 def test_cells_the_device_leaves_open_are_closed_on_the_processor(emulator: Emulator, monkeypatch) -> None:
@@ -112,6 +213,8 @@ def test_cells_the_device_leaves_open_are_closed_on_the_processor(emulator: Emul
         np.testing.assert_allclose(a.fractions, b.fractions, rtol=0, atol=1e-10)
         assert (a.classes == b.classes).all()
         assert np.abs(a.residual).max() <= 1e-12
+    for work, fields in zip(tiles, mended, strict=True):
+        assert_tallied(work, fields)
 
 
 def test_a_logit_that_is_not_finite_names_the_coarse_cell(emulator: Emulator) -> None:
@@ -156,7 +259,7 @@ def test_a_step_waits_for_the_device_once(emulator: Emulator, monkeypatch: pytes
     first = ["_launch"] * (n - 1) + ["_wait"] + ["_landed"] * (n - 1)
     assert happened == [*first, "_launch", "_wait", "_landed"]
     for one, other in zip(once, again, strict=True):
-        assert one.fractions.tobytes() == other.fractions.tobytes()
+        assert np.array_equal(one.fractions, other.fractions)
         assert one.classes.tobytes() == other.classes.tobytes()
 
 
@@ -180,7 +283,7 @@ def test_a_network_with_a_prior_map_is_given_it(tmp_path: Path) -> None:
 def test_bfloat16_costs_what_it_costs_on_the_processor(emulator: Emulator) -> None:
     tiles = works(emulator, every=11)
     exactly, short, ours = (
-        np.concatenate([tile.fractions.ravel() for tile in ran(runner, tiles)])
+        np.concatenate([np.asarray(tile.fractions).ravel() for tile in ran(runner, tiles)])
         for runner in (
             TileRunner(emulator, "level", "float32", 1),
             TileRunner(emulator, "level", "bfloat16", 1),

@@ -15,7 +15,6 @@ from ai4land_coupler.coarsehosts import _by_kernel, _by_numpy
 from ai4land_coupler.constraint import close, quota
 from ai4land_coupler.grids import RegularGrid
 from ai4land_coupler.pixels import pick
-from ai4land_coupler.tally import mark
 from ai4land_coupler.tiles import Tile, TileCells
 
 pytestmark = pytest.mark.skipif(not kernel.ready(), reason="the kernel is not built: pip install -e .")
@@ -213,20 +212,6 @@ def test_counts_are_numpys(seed, classes, at_random):
     assert np.abs(found - totals * pixels[:, None]).max() < 1
 
 
-@settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 2**31), n=st.integers(1, 700))
-def test_marks_are_numpys_and_show_any_word_that_differs(seed, n):
-    words = np.random.default_rng(seed).integers(0, 2**64, n, np.uint64)
-    other = words.copy()
-    other[seed % n] ^= np.uint64(1) << np.uint64(seed % 64)
-    with pytest.MonkeyPatch.context() as without:
-        marks = mark(words), mark(other)
-        without.setattr(kernel, "_module", None)
-        assert np.array_equal(mark(words), marks[0])
-    assert (marks[0] != marks[1]).sum() == 1
-    assert not np.array_equal(mark(words), mark(words[::-1].copy())) or np.array_equal(words, words[::-1])
-
-
 def test_no_memory_is_an_error():
     """Cells so large that nothing can hold their work; no value of theirs is touched."""
     first, nothing, index = np.array([0, 2**46]), np.empty(0), np.empty(0, np.int64)
@@ -242,7 +227,7 @@ def test_no_memory_is_an_error():
         kernel.pick(tile, cell[:0], np.empty((0, 1, 8), np.float32), (0, 0), np.empty((2, 0), np.float32), True)
     byte = np.empty(0, np.uint8)
     with pytest.raises(MemoryError):
-        kernel.areas(tile, np.empty((2, 0)), cell.astype(np.uint8), None, 0)
+        kernel.tally(tile, np.empty((2, 0)), cell.astype(np.uint8), None, 0)
     with pytest.raises(MemoryError):
         kernel.fields(tile, np.zeros(1, np.uint8), np.empty((2, 0), np.float32), totals, 1e-9, byte, nothing, byte)
 

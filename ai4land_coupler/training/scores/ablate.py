@@ -127,7 +127,7 @@ def _alone(found: Answer, runner: TileRunner) -> Answer:
         cells = TileCells.of(tile, land, emulator.fine, ratio)
         everywhere = found.totals[place][:, None], np.zeros((reach, reach), np.int64)
         (fields_of_tile,) = runner.run([TileWork(cells, *everywhere, np.zeros(1, bool))], Stopwatch(), lambda: None)
-        fractions[place] = cells.block(fields_of_tile.fractions)[0]
+        fractions[place] = cells.block(np.asarray(fields_of_tile.fractions))[0]
     return replace(found, fractions=fractions)
 
 

@@ -140,7 +140,7 @@ def answer(where: Region, truth: Truth, runner: TileRunner) -> Answer:
         fields = runner.close(_works(where, final), drafts, watch)
     fractions = np.zeros((used.size, classes, where.ratio**2))
     for work, tile in zip(works, fields, strict=True):
-        fractions[_places(where, used, work.cells)] = work.cells.block(tile.fractions)
+        fractions[_places(where, used, work.cells)] = work.cells.block(np.asarray(tile.fractions))
     return Answer(where, used, labels, area, fractions, totals, state, host, counts, coarse_counts)
 
 

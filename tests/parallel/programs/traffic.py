@@ -44,7 +44,7 @@ def exchange(comm, domain: Domain, classes: int) -> None:
         assert work.totals.shape[0] == classes
     fields = [TileFields(np.zeros((classes, c.size)), np.zeros(c.size, np.uint8), np.zeros(0)) for c in domain.own]
     pairs = zip(domain.to_host, fields, strict=True)
-    partial = [to(tile.fractions, np.zeros(to.cells.coarse.size, bool))[0] for to, tile in pairs]
+    partial = [to(tile.fractions, tile.classes).by_host for to, tile in pairs]
     domain.columns(comm, np.concatenate([np.empty((0, classes)), *partial]))
 
 
