@@ -1,5 +1,6 @@
 """What the ranks tell each other where host cells are larger than coarse cells; the rule is in `coarsehosts`."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from ai4land_coupler.exchange import HostExchange, Route
 from ai4land_coupler.grids import RegularGrid
 from ai4land_coupler.placement import OWN, Placement
 from ai4land_coupler.regrid import Overlap
+from ai4land_coupler.shelf import Shelf
 
 Float = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -83,9 +85,21 @@ class HostShares:
         return np.vstack([np.where(known, means[:, self.row], 0.0), np.where(known, self.area, 0.0)]).T
 
     def _summed(self, back: Float, reaching: Float, regridded: Float) -> Float:
-        shares = reaching[:, self.source]
+        (shares,) = self._for_shares.lend([(len(back), self.source.size)])
+        (summed,) = self._for_sums.lend([regridded.shape])
+        reaching.take(self.source, axis=1, out=shares, mode="clip")
         shares[:, self.mine] = back
-        return np.where(self.rows, self.all_overlaps.apply(shares), regridded)
+        self.all_overlaps.apply(shares, summed)
+        np.copyto(summed, regridded, where=~self.rows)
+        return summed
+
+    @functools.cached_property
+    def _for_shares(self) -> Shelf:
+        return Shelf()
+
+    @functools.cached_property
+    def _for_sums(self) -> Shelf:
+        return Shelf()
 
     def _solved(self, given: Float, cell_id: Index, state: Float) -> Float:
         try:

@@ -12,6 +12,7 @@ from ai4land_coupler.errors import GridError
 from ai4land_coupler.exchange import HostExchange, HostSums, Route, sum_areas
 from ai4land_coupler.grids import EARTH_RADIUS, RegularGrid
 from ai4land_coupler.regrid import Overlap
+from ai4land_coupler.shelf import Shelf
 
 Float = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -94,26 +95,40 @@ class Placement:
 
         regridded (K, m): areas of each class on `cells`, m2. A cell uses its own state, the nearest or the base map.
         """
-        own = regridded / np.maximum(regridded.sum(axis=0), np.finfo(float).tiny)
-        out, base = self._taken(comm, own, self._column_on_land), self._on_base
+        out, base = self._taken(comm, regridded, self._of_land), self._on_base
+        out /= np.maximum(out.sum(axis=0), np.finfo(float).tiny)
         out[:, base] = self.base[:, base]
         return out
 
     def brought(self, comm: Communicator, own: Float) -> Float:
         """Values (K, m) on `cells` to the known cells (K, w) that use them, 0 on those of the base map. Collective."""
-        return self._taken(comm, own, self._column)
+        return self._taken(comm, own, self._of_any)
 
-    def _taken(self, comm: Communicator, own: Float, column: Index) -> Float:
-        """Values (K, m) on `cells`, what is fetched and a column of zeros, taken by column (w,). Collective."""
-        return np.concatenate([own, self.fetch(comm, own.T).T, np.zeros((len(own), 1))], axis=1).take(column, axis=1)
+    def _taken(self, comm: Communicator, own: Float, source: Overlap) -> Float:
+        """Values (K, m) on `cells`, and what is fetched, on the known cells (K, w) that `source` gives one. Collective.
+
+        An overlap of area 1 is the value itself, none is 0; they are put where those of an earlier year were.
+        """
+        fetched = self.fetch(comm, own.T).T
+        given = np.concatenate([own, fetched], axis=1) if fetched.shape[1] else own
+        return source.apply(given, self._shelf.lend([(len(own), self.origin.size)])[0])
 
     @functools.cached_property
-    def _column(self) -> Index:
-        return np.where(self.origin >= 0, self.origin, self.cells.size + self.fetch.order.size)
+    def _of_any(self) -> Overlap:
+        return self._source(self.origin >= 0)
 
     @functools.cached_property
-    def _column_on_land(self) -> Index:
-        return np.where(self.fine_land > 0, self._column, self.cells.size + self.fetch.order.size)
+    def _of_land(self) -> Overlap:
+        return self._source((self.origin >= 0) & (self.fine_land > 0))
+
+    def _source(self, some: NDArray[np.bool_]) -> Overlap:
+        row = np.flatnonzero(some)
+        columns = self.cells.size + self.fetch.order.size
+        return Overlap(row, self.origin[row], np.ones(row.size), self.origin.size, columns)
+
+    @functools.cached_property
+    def _shelf(self) -> Shelf:
+        return Shelf(2)  # a year's totals before its coarse hosts have shared theirs out, and after
 
     @functools.cached_property
     def _on_base(self) -> Index:

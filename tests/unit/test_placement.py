@@ -101,6 +101,13 @@ def test_fine_land_without_a_state_takes_the_nearest_within_reach(comm) -> None:
     assert found.filled[[here, near, far]].tolist() == [OWN, NEAREST, BASE]
     totals = found.totals(comm, found.land.apply(np.array([[0.3, 0, 0], [0.7, 0, 0]])))
     assert np.allclose(totals[:, [here, near, far]], [[0.3, 0.3, 0.0], [0.7, 0.7, 1.0]], rtol=1e-15)
+    kept = totals.copy()
+    other = [found.totals(comm, found.land.apply(np.array([[x, 0, 0], [1 - x, 0, 0]]))) for x in (0.5, 0.25)]
+    assert np.array_equal(totals, kept), "totals that are held stay as they are"
+    assert [float(one[0, near]) for one in other] == [0.5, 0.25]
+    blocks = {one.ctypes.data for one in (totals, *other)}
+    del totals, other
+    assert found.totals(comm, np.zeros((2, found.cells.size))).ctypes.data in blocks, "others are lent again"
 
 
 def test_nearest_breaks_ties_to_the_lowest_id_and_wraps() -> None:
