@@ -1,8 +1,9 @@
 """Tiles on a GPU: what does not change stays there; inputs are made, totals closed, maps drawn, areas summed there.
 
 The same steps as in `inference.py`, in the same order. All tiles of a step are handed to the device, and the host waits
-once, for what it needs of them in pinned memory: class maps, tallies, and which cells the device left open. Fractions
-stay there until they are asked for, where there is room for those of two years.
+once, for what it needs of them in pinned memory: class maps, tallies, and which cells the device left open; once before
+that where coarse hosts share their states out by what the network says. Fractions stay there until they are asked for,
+where there is room for those of two years.
 Has not yet run on a GPU: tests run every line on torch's CPU device.
 """
 
@@ -20,6 +21,7 @@ from torch.nn.functional import pixel_shuffle
 
 from ai4land_coupler import constraint, constraint_torch
 from ai4land_coupler.device import Device, exact
+from ai4land_coupler.deviceclosing import Cells, Drawn, closed_and_drawn, means
 from ai4land_coupler.devicefields import Courier, DeviceTile, DeviceYear
 from ai4land_coupler.devicetally import DeviceSums
 from ai4land_coupler.emulator import Emulator
@@ -28,43 +30,74 @@ from ai4land_coupler.inference import TileRunner
 from ai4land_coupler.pixels import Logits
 from ai4land_coupler.stem import LARGEST
 from ai4land_coupler.tally import Tally
-from ai4land_coupler.tiles import TileFields, TileWork
+from ai4land_coupler.tiles import TileDraft, TileFields, TileWork
 from ai4land_coupler.timing import Stopwatch
 from ai4land_coupler.unetconfig import REACH
 
 T = TypeVar("T")
 Float = NDArray[np.float64]
+Index = NDArray[np.int64]
 Room = DeviceTile | Float
 """For the fractions (K, cells) of a tile, on the device or in the host's memory."""
 
-SHARE = 0.5
-"""Of the device's memory that is free at the start, what static inputs may take of the device, all its ranks together;
-tiles beyond that are handed over anew each year."""
-YEARS_SHARE = 0.3
-"""The same for fractions: those of the year that is served and of the one in the making. Where they are more, they come
-to the host's memory with the rest."""
+SHARE, YEARS_SHARE, DRAFTS_SHARE = 0.5, 0.25, 0.15
+"""Of the device's memory that is free at the start, what may be taken of it, all its ranks together: by static inputs;
+by fractions, those of the year that is served and of the one in the making; and by logits that wait for their totals.
+Tiles whose static inputs are more are handed over anew each year; fractions and logits come to the host if they are."""
 
-ROUND = 512
-"""Tiles handed over before they are waited for: their logits lie on the device."""
+ROUND = 2**24
+"""Fine cells whose tiles are handed over before they are waited for: what they need on the way lies on the device."""
 
 
 @dataclass(frozen=True, eq=False)
-class Resident:
-    """What of a tile with m coarse cells of n fine cells does not change from year to year, on a device.
+class Inputs:
+    """What the network is given of a tile every year, on a device.
 
-    static (w0, side / 2, side / 2) float16: what the stem makes of the static fields, REACH around included; area
-    (m, n) float64, m2, 0 where nothing is delivered; base (m, n) uint8: the base map; places: of its pixels; slot
-    (cells,) int64: place of each delivered cell in (m, n); around (side,) int64: the coarse cell of the tile's
-    surroundings that each row, and each column, with the REACH around lies in; sums: how its fields are tallied.
+    static (w0, side / 2, side / 2) float16: what the stem makes of the static fields, REACH around included; around
+    (side,) int64: the coarse cell of the tile's surroundings that each row, and each column, with the REACH around lies
+    in.
     """
 
     static: Tensor
+    around: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """What the fields of a tile with m coarse cells of n fine cells are made on, on a device.
+
+    area (m, n) float64, m2, 0 where nothing is delivered; base (m, n) uint8: the base map; places: of its pixels; slot
+    (cells,) int64: place of each delivered cell in (m, n); sums: how its fields are tallied.
+    """
+
     area: Tensor
     base: Tensor
     places: constraint_torch.Places
     slot: Tensor
-    around: Tensor
     sums: DeviceSums | None
+
+
+@dataclass(frozen=True, eq=False)
+class Resident:
+    """What of a tile does not change from year to year."""
+
+    inputs: Inputs
+    ground: Ground
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What the network says of a tile: logits (r, K, n) float32, on the device, of its coarse cells `run` (r,)."""
+
+    run: Index
+    logits: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceDraft(TileDraft):
+    """A draft whose logits stay on the device; `logits` holds none."""
+
+    answer: Answer | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +117,7 @@ class Coming:
 
 @dataclass(frozen=True, eq=False)
 class Flying:
-    """A tile on the device: logits (m, K, n), fractions (K, cells), classes (cells,), residual (K, m) and open (m,).
+    """A tile on the device: fractions (K, cells), classes (cells,), residual (K, m) and open (m,).
 
     room: where the fractions are to be.
     """
@@ -92,7 +125,7 @@ class Flying:
     work: TileWork
     room: Room
     sums: DeviceSums | None
-    logits: Tensor
+    answer: Answer
     fractions: Tensor
     classes: Tensor
     residual: Tensor
@@ -102,9 +135,9 @@ class Flying:
 class DeviceRunner(TileRunner):
     """Runs the emulator on the tiles of one rank on a torch device.
 
-    In `level` mode whole tiles are run there, from inputs to fields. Where totals follow only from all tiles (hosts
-    coarser than the emulator's coarse grid), and in the modes `change` and `none`, the device runs the network and the
-    processor what comes after it.
+    In `level` mode all of it is done there, from inputs to fields and their sums; where totals follow only from all
+    tiles (hosts coarser than the emulator's coarse grid), logits wait there for them. In the modes `change` and `none`
+    the device runs the network and the processor what comes after it.
     """
 
     def __init__(
@@ -116,7 +149,9 @@ class DeviceRunner(TileRunner):
         self._on_device = emulator.network(str(device), precision)
         self._device, self._resident, self._booking = device, dict[int, Resident](), Lock()
         free = torch.cuda.mem_get_info(device)[0] / sharing if device.type == "cuda" else float("inf")
-        self._room, self._room_for_years = SHARE * free, YEARS_SHARE * free
+        self._room, self._room_for_years, self._room_for_drafts = (
+            share * free for share in (SHARE, YEARS_SHARE, DRAFTS_SHARE)
+        )
         self._courier = Courier(device)
 
     def forget(self) -> None:
@@ -130,15 +165,65 @@ class DeviceRunner(TileRunner):
             return super().run(tiles, watch, done)
         works, results = list(tiles), list[TileFields]()
         rooms = self._places(works)
-        for start in range(0, len(works), ROUND):
-            some = slice(start, start + ROUND)
-            given = list(zip(works[some], rooms[some], strict=True))
+        for some in _rounds(works):
             with self._torch():
-                flying = [self._launch(work, room, watch) for work, room in given]
-                coming = self._waited(flying, watch)
-            landed = [(*one, here) for one, here in zip(given, coming, strict=True)]
-            results += self._each(self._landed, landed, watch, done)
+                answers = [self._answer(work, watch) for work in works[some]]
+            results += self._made(works[some], answers, rooms[some], watch, done)
         return results
+
+    def draft(
+        self, tiles: Iterable[TileWork], watch: Stopwatch, done: Callable[[], None], once: bool = False
+    ) -> list[TileDraft]:
+        """As `TileRunner.draft`; the logits stay on the device where there is room for them."""
+        works = list(tiles)
+        pixels = sum(work.cells.coarse.size for work in works) * self._ratio**2
+        if self._mode != "level" or 4 * self._legend.size * pixels > self._room_for_drafts:
+            return super().draft(works, watch, done, once)
+        with self._torch():
+            answers = [self._answer(work, watch) for work in works]
+            with watch.stage("constraint"):
+                coming = [self._averaged(*one) for one in zip(works, answers, strict=True)]
+            with watch.stage("unet"):
+                self._wait()
+        drafts = list[TileDraft]()
+        for work, answer, coming_back in zip(works, answers, coming, strict=True):
+            average = np.full(work.wanted.T.shape, np.nan)
+            average[:, answer.run] = coming_back.numpy().T
+            drafts.append(DeviceDraft(answer.run, np.empty((self._legend.size, 0), np.float32), average, answer=answer))
+            done()
+        return drafts
+
+    def close(self, tiles: Iterable[TileWork], drafts: list[TileDraft], watch: Stopwatch) -> list[TileFields]:
+        """As `TileRunner.close`."""
+        answers = [draft.answer for draft in drafts if isinstance(draft, DeviceDraft) and draft.answer is not None]
+        if len(answers) < len(drafts):
+            return super().close(tiles, drafts, watch)
+        works, results = list(tiles), list[TileFields]()
+        drafts.clear()
+        rooms = self._places(works)
+        for some in _rounds(works):
+            results += self._made(works[some], answers[some], rooms[some], watch)
+        return results
+
+    def _made(
+        self, works: Sequence[TileWork], answers: Sequence[Answer], rooms: Sequence[Room], watch: Stopwatch,
+        done: Callable[[], None] | None = None,
+    ) -> list[TileFields]:  # fmt: skip
+        """The fields of some tiles, from what the network said of them."""
+        with self._torch():
+            with watch.stage("constraint"):
+                grounds = [_moved(self._kept_of(work).ground, self._device) for work in works]
+                cells = [self._cells(*one) for one in zip(works, grounds, answers, strict=True)]
+                drawn = closed_and_drawn(cells)
+                flying = [self._fields(*one) for one in zip(works, rooms, grounds, answers, drawn, strict=True)]
+            with watch.stage("exchange"):
+                sent = [(one, self._sent(one)) for one in flying]
+            coming = self._waited(sent, watch)
+        return self._each(self._landed, list(zip(works, rooms, coming, strict=True)), watch, done)
+
+    @property
+    def _ratio(self) -> int:
+        return self._emulator.coarse.ratio_to(self._emulator.fine)
 
     def _places(self, works: Sequence[TileWork]) -> Sequence[Room]:
         """Where the fractions of a year are to be: on the device, if two years would find room there."""
@@ -173,17 +258,30 @@ class DeviceRunner(TileRunner):
             self._wait()
         return [mended.get(i, coming) for i, (_, coming) in enumerate(flying)]
 
-    def _launch(self, work: TileWork, room: Room, watch: Stopwatch) -> tuple[Flying, Coming]:
-        """Hand a tile to the device; nothing is waited for."""
-        with watch.stage("features"):
-            kept = self._kept_of(work)
-        run = np.zeros(work.cells.coarse.size, bool)
-        run[self._unsettled(work)] = True
-        logits = self._whole(work, kept, watch) if run.any() else None
-        with watch.stage("constraint"):
-            flying = self._fields(work, room, kept, logits, run)
-        with watch.stage("exchange"):
-            return flying, self._sent(flying)
+    def _answer(self, work: TileWork, watch: Stopwatch) -> Answer:
+        """What the network says of a tile's coarse cells that hold several classes; nothing is waited for."""
+        run = self._unsettled(work)
+        if not run.size:
+            return Answer(run, torch.empty((0, self._legend.size, self._ratio**2), device=self._device))
+        return Answer(run, self._asked(work, run, watch))
+
+    def _averaged(self, work: TileWork, answer: Answer) -> Tensor:
+        """Means (r, K) of what the network says, on their way to the host."""
+        area = self._kept_of(work).ground.area.to(self._device).index_select(0, self._to(answer.run))
+        return self._back(means(answer.logits, area))
+
+    def _cells(self, work: TileWork, ground: Ground, answer: Answer) -> Cells:
+        """What is to be closed and drawn of a tile."""
+        cells, run = work.cells, answer.run
+        wanted, pixels = work.wanted[run], np.diff(cells.first)[run]
+        with self._naming(cells.coarse[run]):
+            counts = constraint._counts(wanted, pixels)
+        there = self._to(run)
+        area, order, back, on_land = (
+            part.index_select(0, there)
+            for part in (ground.area, ground.places.order, ground.places.back, ground.places.pixels)
+        )
+        return Cells(answer.logits, area, self._to(wanted), self._to(counts), order, back, on_land)
 
     def _sent(self, flying: Flying) -> Coming:
         """Leave the fractions where they are to stay, and send what the host needs."""
@@ -197,32 +295,21 @@ class DeviceRunner(TileRunner):
             None if stay else self._back(fractions),
         )  # fmt: skip
 
-    def _fields(
-        self, work: TileWork, room: Room, kept: Resident, logits: Tensor | None, run: NDArray[np.bool_]
-    ) -> Flying:
-        """Close and draw all coarse cells of a tile; those not run show the base map or their one class."""
-        wanted, land = self._to(work.wanted), kept.area > 0
-        if logits is None:
-            logits = torch.zeros((*wanted.shape, land.shape[1]), device=self._device)
-        closed = constraint_torch.solve(logits, kept.area, wanted)
-        ran, from_base = self._to(run), self._to(work.from_base)
+    def _fields(self, work: TileWork, room: Room, ground: Ground, answer: Answer, drawn: Drawn) -> Flying:
+        """All coarse cells of a tile: what was drawn of those run; the others show the base map or their one class."""
+        wanted, land, base = self._to(work.wanted), ground.area > 0, self._to(work.from_base)[:, None]
         kinds = torch.arange(1, wanted.shape[1] + 1, device=self._device)[:, None]
-        plain = torch.where(
-            from_base[:, None, None], (kept.base[:, None] == kinds).double(), wanted[:, :, None] * land[:, None]
-        )
-        fractions = torch.where(ran[:, None, None], closed.fractions, plain)
-        pixels = np.bincount(work.cells.coarse_of_cell, minlength=run.size)
-        with self._naming(work.cells.coarse):
-            counts = constraint._counts(work.wanted, pixels * run)
-        drawn, unsettled = constraint_torch.draw(fractions, kept.places, self._to(counts))
         only = (wanted.argmax(1, keepdim=True) + 1).to(torch.uint8) * land
-        classes = torch.where(ran[:, None], drawn, torch.where(from_base[:, None], kept.base * land, only))
-        residual = torch.where(ran[:, None], closed.residual, 0.0)
-        flat = fractions.swapaxes(0, 1).flatten(1)
+        classes = torch.where(base, ground.base * land, only)
+        fractions = (classes[:, None] == kinds).double()
+        run = self._to(answer.run)
+        fractions, classes = fractions.index_copy(0, run, drawn.fractions), classes.index_copy(0, run, drawn.classes)
         return Flying(
-            work, room, kept.sums, logits,
-            flat.index_select(1, kept.slot), classes.flatten().index_select(0, kept.slot),
-            residual.T.contiguous(), (closed.open | unsettled) & ran,
+            work, room, ground.sums, answer,
+            fractions.swapaxes(0, 1).flatten(1).index_select(1, ground.slot),
+            classes.flatten().index_select(0, ground.slot),
+            torch.zeros_like(wanted).index_copy(0, run, drawn.residual).T.contiguous(),
+            torch.zeros_like(base[:, 0]).index_copy(0, run, drawn.open),
         )  # fmt: skip
 
     def _landed(self, one: tuple[TileWork, Room, Coming], watch: Stopwatch) -> TileFields:
@@ -242,7 +329,8 @@ class DeviceRunner(TileRunner):
     def _mended(self, flying: Flying, left: NDArray[np.intp]) -> Coming:
         """Close and draw the coarse cells `left` of a tile by `constraint`, and send the tile again."""
         cells = flying.work.cells
-        logits = flying.logits.index_select(0, self._to(left)).float().cpu().numpy()
+        of_run = self._to(np.searchsorted(flying.answer.run, left))
+        logits = flying.answer.logits.index_select(0, of_run).cpu().numpy()
         area, wanted = cells.block(self._emulator.fine.area_rows[cells.rows])[left], flying.work.wanted[left]
         with self._naming(cells.coarse[left]):
             closed, off = constraint.close(logits, area, wanted)
@@ -265,26 +353,25 @@ class DeviceRunner(TileRunner):
         """As `TileRunner._ask`, by the device; threads hand it their tiles in any order."""
         if not run.size:
             return None
-        kept = self._kept_of(work)
         with torch.inference_mode():
-            blocks = self._whole(work, kept, watch).index_select(0, self._to(run)).cpu().numpy()
+            blocks = self._asked(work, run, watch).cpu().numpy()
         with watch.stage("constraint"):
             pixels = self._pixels(work, run)
             logits[...] = pixels.unblock(blocks)
             return constraint.means(blocks, pixels.block(pixels.area)) if averaged else None
 
-    def _whole(self, work: TileWork, kept: Resident, watch: Stopwatch) -> Tensor:
-        """The network's answer (m, K, n) float32 for the coarse cells of a tile, run on all of it."""
+    def _asked(self, work: TileWork, run: Index, watch: Stopwatch) -> Tensor:
+        """The network's answer (r, K, n) float32 for the coarse cells `run` of a tile, run on all of it."""
         ratio, size = work.cells.ratio, work.cells.tile.size
         with watch.stage("features"):
-            stem, prior = self._inputs(work, kept)
+            stem, prior = self._inputs(work, _moved(self._kept_of(work).inputs, self._device))
         with watch.stage("unet"):
             logits = pixel_shuffle(self._on_device.after_stem(stem, prior, REACH), 2)[0].float()
             side = size // ratio
             blocks = logits.reshape(-1, side, ratio, side, ratio).permute(1, 3, 0, 2, 4).reshape(side**2, -1, ratio**2)
-            return blocks.index_select(0, self._to(work.cells.blocks))
+            return blocks.index_select(0, self._to(work.cells.blocks[run]))
 
-    def _inputs(self, work: TileWork, kept: Resident) -> tuple[Tensor, Tensor | None]:
+    def _inputs(self, work: TileWork, kept: Inputs) -> tuple[Tensor, Tensor | None]:
         """The stem's answer (1, w0, side / 2, side / 2) float32 and, for networks given one, the prior map."""
         around = kept.around
         fractions = self._to(work.totals.astype(np.float32)).index_select(1, around).index_select(2, around)[None]
@@ -299,7 +386,7 @@ class DeviceRunner(TileRunner):
         return (kept.static.float()[None] + moving).contiguous(memory_format=torch.channels_last), prior
 
     def _kept_of(self, work: TileWork) -> Resident:
-        """What a tile needs every year, on the device; where that is full it waits on the host from year to year."""
+        """What a tile needs every year, on the device, or on the host where the device is full."""
         kept = self._resident.get(work.cells.tile.index)
         if kept is None:
             kept = self._prepared(work)
@@ -310,7 +397,7 @@ class DeviceRunner(TileRunner):
             if not fits:
                 kept = _moved(kept, torch.device("cpu"))
             self._resident[work.cells.tile.index] = kept
-        return _moved(kept, self._device)
+        return kept
 
     def _prepared(self, work: TileWork) -> Resident:
         """From the emulator's files."""
@@ -323,8 +410,8 @@ class DeviceRunner(TileRunner):
         around = (np.arange(side) - REACH + rim) // ratio
         places = constraint_torch.Places.of(area > 0, cells.block(cells.cells + 1), self._device)
         sums = None if work.sums is None else _moved(DeviceSums.of(work.sums), self._device)
-        of_cells = self._to(cells.slot), self._to(around)
-        return Resident(made.half(), self._to(area), self._to(base), places, *of_cells, sums)
+        ground = Ground(self._to(area), self._to(base), places, self._to(cells.slot), sums)
+        return Resident(Inputs(made.half(), self._to(around)), ground)
 
     def _to(self, values: NDArray) -> Tensor:
         """A copy of an array on its way to the device; from pinned memory, so that nobody waits for it."""
@@ -337,6 +424,17 @@ class DeviceRunner(TileRunner):
             return values
         room = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
         return room.copy_(values, non_blocking=True)
+
+
+def _rounds(works: Sequence[TileWork]) -> Iterator[slice]:
+    """Tiles one after another, of ROUND fine cells together, or one that has more."""
+    start = cells = 0
+    for i, work in enumerate(works):
+        if i > start and cells + work.cells.size > ROUND:
+            yield slice(start, i)
+            start, cells = i, 0
+        cells += work.cells.size
+    yield slice(start, len(works))
 
 
 def _moved(one: T, device: torch.device) -> T:

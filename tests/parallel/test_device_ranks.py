@@ -46,6 +46,14 @@ def test_ranks_that_own_no_device_change_no_bit(emulator: Path, tmp_path: Path) 
             assert file.device == "cuda: a made-up GPU"
 
 
+def test_fine_hosts_with_a_lag_are_served_the_same_bits(emulator: Path, tmp_path: Path) -> None:
+    """Hosts of half a coarse cell, whose tiles are closed at once, while the host gets the year before."""
+    options = "--grid", "latlon:3", "--lag", "1", "--years", "2001,2003,2004"
+    one = run(emulator, tmp_path / "one.npz", 1, 1, *options)
+    more = run(emulator, tmp_path / "more.npz", 3, 1, *options)
+    assert differences(one, more) == []
+
+
 def test_no_device_is_an_error_on_every_rank(emulator: Path, tmp_path: Path) -> None:
     done = launch(emulator, tmp_path / "out.npz", 2, 1, 0)
     assert done.returncode != 0

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,10 @@ import small_emulator
 import torch
 from numpy.typing import NDArray
 
-from ai4land_coupler import constraint_torch, device, devicefields, devicerun, devicetally
+from ai4land_coupler import constraint_torch, device, deviceclosing, devicefields, devicerun, devicetally
 from ai4land_coupler.device import Device, _first_of_each, exact, visible
 from ai4land_coupler.devicefields import Courier, DeviceTile
-from ai4land_coupler.devicerun import DeviceRunner, runner_on
+from ai4land_coupler.devicerun import DeviceDraft, DeviceRunner, runner_on
 from ai4land_coupler.domain import base_state
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import ConstraintError
@@ -29,9 +30,16 @@ from ai4land_coupler.timing import Stopwatch
 CPU = torch.device("cpu")
 LEGEND = small_emulator.LEGEND
 NCOARSE = small_emulator.COARSE[0] * small_emulator.COARSE[1]
+CELLS, VALUES = 64, len(LEGEND) * small_emulator.RATIO**2
 NESTED, CUT = 8, 7  # rows of host cells of whole fine cells, and of such as cut them
 TALLY = ("by_host", "delivered", "filled", "bits")
 FRACTIONS_TO = 1e-4  # the network rounds otherwise on a whole tile than on the part of it that is run
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor would take long for batches as they suit a device."""
+    monkeypatch.setattr(deviceclosing, "VALUES", CELLS * VALUES)
 
 
 @pytest.fixture(scope="module")
@@ -219,8 +227,8 @@ def test_cells_the_device_leaves_open_are_closed_on_the_processor(emulator: Emul
 
 def test_a_logit_that_is_not_finite_names_the_coarse_cell(emulator: Emulator) -> None:
     runner = DeviceRunner(emulator, "level", "float32", 1, CPU)
-    whole = runner._whole
-    runner._whole = lambda *args: whole(*args) * torch.nan  # type: ignore[method-assign]
+    asked = runner._asked
+    runner._asked = lambda *args: asked(*args) * torch.nan  # type: ignore[method-assign]
     with pytest.raises(ConstraintError, match=r"coarse cell \d+ at .*not finite"):
         ran(runner, works(emulator)[:1])
 
@@ -247,30 +255,95 @@ def test_a_step_waits_for_the_device_once(emulator: Emulator, monkeypatch: pytes
 
         return call
 
-    for name in ("_launch", "_wait", "_landed"):
+    for name in ("_answer", "_fields", "_wait", "_landed"):
         monkeypatch.setattr(DeviceRunner, name, noted(name))
     tiles = works(emulator, every=9)
     runner, n = DeviceRunner(emulator, "level", "float32", 2, CPU), len(tiles)
     once = ran(runner, tiles)
-    assert happened == ["_launch"] * n + ["_wait"] + ["_landed"] * n
+    assert happened == ["_answer"] * n + ["_fields"] * n + ["_wait"] + ["_landed"] * n
     happened.clear()
-    monkeypatch.setattr(devicerun, "ROUND", n - 1)
+    monkeypatch.setattr(devicerun, "ROUND", sum(work.cells.size for work in tiles[:-1]))
     again = ran(runner, tiles)
-    first = ["_launch"] * (n - 1) + ["_wait"] + ["_landed"] * (n - 1)
-    assert happened == [*first, "_launch", "_wait", "_landed"]
+    assert happened[-4:] == ["_answer", "_fields", "_wait", "_landed"]
+    n -= 1
+    assert happened[:-4] == ["_answer"] * n + ["_fields"] * n + ["_wait"] + ["_landed"] * n
     for one, other in zip(once, again, strict=True):
         assert np.array_equal(one.fractions, other.fractions)
         assert one.classes.tobytes() == other.classes.tobytes()
 
 
-def test_drafts_are_those_of_the_processor(emulator: Emulator) -> None:
-    tiles = works(emulator, every=9)
-    ours = DeviceRunner(emulator, "level", "float32", 1, CPU).draft(tiles, Stopwatch(), lambda: None)
-    theirs = TileRunner(emulator, "level", "float32", 1).draft(tiles, Stopwatch(), lambda: None)
+@pytest.mark.parametrize("stay", [True, False])
+def test_drafts_are_those_of_the_processor(emulator: Emulator, stay: bool) -> None:
+    """And are closed as its own, with totals that were not known when they were made, twice if need be."""
+    tiles, told = works(emulator, every=9), list[int]()
+    runner, processor = DeviceRunner(emulator, "level", "float32", 1, CPU), TileRunner(emulator, "level", "float32", 1)
+    if not stay:
+        runner._room_for_drafts = 0
+    ours = runner.draft(tiles, Stopwatch(), lambda: told.append(1))
+    theirs = processor.draft(tiles, Stopwatch(), lambda: None)
+    assert len(told) == len(tiles)
     for a, b in zip(ours, theirs, strict=True):
         assert (a.run == b.run).all()
         np.testing.assert_allclose(a.means, b.means, rtol=0, atol=1e-5)
-        np.testing.assert_allclose(a.logits, b.logits, rtol=0, atol=1e-3)
+        assert isinstance(a, DeviceDraft) == stay
+        assert (a.logits.size > 0) == (b.logits.size > 0 and not stay)
+    final = [other_totals(work) for work in tiles]
+    made, again = (runner.close(final, list(ours), Stopwatch()) for _ in range(2))
+    assert_alike(final, made, processor.close(final, theirs, Stopwatch()), emulator)
+    for work, one, other in zip(final, made, again, strict=True):
+        assert np.array_equal(one.fractions, other.fractions)
+        assert_tallied(work, one)
+
+
+def other_totals(work: TileWork) -> TileWork:
+    """The same tile with other totals in cells of several classes."""
+    known = work.known.copy()
+    mixed = known.max(axis=0) < 1.0
+    known[0, mixed] += 0.5
+    return replace(work, known=known / known.sum(axis=0))
+
+
+def test_a_draft_waits_for_the_device_once(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = []
+    monkeypatch.setattr(DeviceRunner, "_wait", lambda self: waits.append(1))
+    runner, tiles = DeviceRunner(emulator, "level", "float32", 1, CPU), works(emulator, every=9)
+    drafts = runner.draft(tiles, Stopwatch(), lambda: None)
+    assert len(waits) == 1
+    runner.close(tiles, drafts, Stopwatch())
+    assert len(waits) == 2
+    assert drafts == []
+
+
+def test_a_year_is_closed_in_batches_of_one_shape(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cell has the same bits in any batch; what a tile is for the device are tens of operations, not thousands."""
+    tiles, solve, shapes = works(emulator), constraint_torch.solve, []
+    mixed = sum(int((work.wanted.max(axis=1) < 1.0).sum()) for work in tiles)
+
+    def noted(logits: torch.Tensor, *rest: torch.Tensor) -> constraint_torch.Closed:
+        shapes.append(tuple(logits.shape))
+        return solve(logits, *rest)
+
+    monkeypatch.setattr(constraint_torch, "solve", noted)
+    some, several = ran(DeviceRunner(emulator, "level", "float32", 1, CPU), tiles), shapes.copy()
+    shapes.clear()
+    monkeypatch.setattr(deviceclosing, "VALUES", 8 * VALUES - 1)
+    few = ran(DeviceRunner(emulator, "level", "float32", 1, CPU), tiles)
+    for a, b in zip(some, few, strict=True):
+        assert np.array_equal(a.fractions, b.fractions)
+        assert a.classes.tobytes() == b.classes.tobytes()
+    width = len(LEGEND), small_emulator.RATIO**2
+    assert set(several) == {(CELLS, *width)}
+    assert set(shapes) == {(7, *width)}
+    assert (len(several) - 1) * CELLS < mixed
+    assert len(shapes) * 7 < mixed + 7
+
+
+def test_tiles_that_the_network_is_not_run_for(emulator: Emulator) -> None:
+    tiles = [replace(work, from_base=np.ones_like(work.from_base)) for work in works(emulator, every=9)]
+    for work, fields in zip(tiles, ran(DeviceRunner(emulator, "level", "float32", 1, CPU), tiles), strict=True):
+        assert (fields.classes == emulator.base_map().reshape(-1)[work.cells.cells]).all()
+        assert not fields.residual.any()
+    assert ran(DeviceRunner(emulator, "level", "float32", 1, CPU), []) == []
 
 
 def test_a_network_with_a_prior_map_is_given_it(tmp_path: Path) -> None:
