@@ -56,9 +56,9 @@ def spread(q: Float, host: Index, coarse: Index, area: Float, state: Float) -> F
     host's state and takes no part. Sums run in the order of `coarse`. Raises HostCellError for the first host cell that
     has a q or a state that is not usable, or that did not converge.
     """
-    shares = state[:, host]
+    q, shares = np.ascontiguousarray(q), state.take(host, axis=1)
     takes_part = area > 0
-    bad = ~(np.isfinite(q).all(axis=0) & (q >= 0).all(axis=0)) & takes_part
+    bad = ~((q.min(axis=0) >= 0) & (q.max(axis=0) < np.inf)) & takes_part
     if bad.any():
         raise HostCellError(int(host[bad].min()), "the network's coarse means are not finite fractions")
     order = np.lexsort((coarse, host))

@@ -82,7 +82,7 @@ class HostShares:
     def _asked(self, means: Float) -> Float:
         """Rows (e, K + 1) of means and area for each overlap; what the network was not run for has no area."""
         known = ~np.isnan(means[0, self.row])
-        return np.vstack([np.where(known, means[:, self.row], 0.0), np.where(known, self.area, 0.0)]).T
+        return np.vstack([np.where(known, means.take(self.row, axis=1), 0.0), np.where(known, self.area, 0.0)]).T
 
     def _summed(self, back: Float, reaching: Float, regridded: Float) -> Float:
         (shares,) = self._for_shares.lend([(len(back), self.source.size)])

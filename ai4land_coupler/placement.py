@@ -128,7 +128,7 @@ class Placement:
 
     @functools.cached_property
     def _shelf(self) -> Shelf:
-        return Shelf(2)  # a year's totals before its coarse hosts have shared theirs out, and after
+        return Shelf()
 
     @functools.cached_property
     def _on_base(self) -> Index:
@@ -205,7 +205,7 @@ class Budget:
         land = np.flatnonzero(on_land)
         placed = np.where(place.delivered & (place.filled == OWN), place.own_land, 0.0)[land]
         unplaced = regridded[:, ~on_land & regridded.any(axis=0)]
-        gap = regridded[:, land] - totals[:, land] * placed
+        gap = regridded.take(land, axis=1) - totals.take(land, axis=1) * placed
         cells = int(comm.sum(np.array([unplaced.shape[1]]))[0])
         cut = np.zeros((len(host), 0)) if cut is None else cut
         of_host, of_fine, of_filled, lost, gained, missed = sum_areas(comm, host, delivered, filled, unplaced, gap, cut)
