@@ -10,6 +10,7 @@ import pytest
 import small_emulator
 import torch
 from numpy.typing import NDArray
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ai4land_coupler import constraint_torch, device, deviceclosing, devicefields, devicerun, devicetally
 from ai4land_coupler.device import Device, _first_of_each, exact, visible
@@ -336,6 +337,35 @@ def test_a_year_is_closed_in_batches_of_one_shape(emulator: Emulator, monkeypatc
     assert set(shapes) == {(7, *width)}
     assert (len(several) - 1) * CELLS < mixed
     assert len(shapes) * 7 < mixed + 7
+
+
+class Operations(TorchDispatchMode):
+    """Counts what is handed to a device, views left out."""
+
+    VIEWS = ("alias", "as_strided", "detach", "expand", "permute", "select", "slice", "split", "squeeze", "t",
+             "transpose", "unsqueeze", "view")  # fmt: skip
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function.__name__.partition(".")[0] not in self.VIEWS
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_tile_more_is_few_operations_more(emulator: Emulator) -> None:
+    """Each takes the host some microseconds, whatever it is done to: closing and quota alone are thousands."""
+    tiles = [work for work in works(emulator) if (work.wanted.max(axis=1) < 1.0).any()][:4]
+    assert sum(work.wanted.shape[0] for work in tiles) <= CELLS, "one batch"
+    counts = []
+    for some in (tiles[:1], tiles):
+        runner = DeviceRunner(emulator, "level", "float32", 1, CPU)
+        ran(runner, some)
+        with Operations() as operations:
+            ran(runner, some)
+        counts.append(operations.count)
+    assert (counts[1] - counts[0]) / (len(tiles) - 1) < 200 < counts[0]
 
 
 def test_tiles_that_the_network_is_not_run_for(emulator: Emulator) -> None:
