@@ -470,7 +470,7 @@ def _reading(emulator: Emulator) -> Iterator[Ahead[StaticFeatures]]:
 def _runner(
     config: Config, emulator: Emulator, device: Device, precision: str, statics: StaticFeatures
 ) -> "TileRunner":
-    from ai4land_coupler.devicerun import runner_on
+    from ai4land_coupler.ondevice.runner import runner_on
 
     mode, workers = config.constraint.mode, config.workers
     return runner_on(device, emulator, mode, precision, workers.threads, workers.per_device, statics)

@@ -13,13 +13,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 import deal
 from mpi4py import MPI
 
-from ai4land_coupler import device, deviceclosing
+from ai4land_coupler import device
 from ai4land_coupler.config import Config, WorkersConfig
 from ai4land_coupler.errors import CouplerError
+from ai4land_coupler.ondevice import batches
 
 per_device, devices = int(sys.argv.pop(1)), int(sys.argv.pop(1))
 device.KIND = "cpu"
-deviceclosing.VALUES = 2**15
+batches.VALUES = 2**15
 device.visible = lambda: [(f"id {i}", "a made-up GPU") for i in range(devices)]
 workers = WorkersConfig(per_device=per_device)
 deal.Config = functools.partial(Config, device="cuda", workers=workers)

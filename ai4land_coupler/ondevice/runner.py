@@ -1,17 +1,13 @@
-"""Tiles on a GPU: what does not change stays there; inputs are made, totals closed, maps drawn, areas summed there.
+"""Tiles from inputs to fields on a device.
 
-The same steps as in `inference.py`, in the same order. All tiles of a step are handed to the device, and the host waits
-once, for what it needs of them in pinned memory: class maps, tallies, and which cells the device left open; once before
-that where coarse hosts share their states out by what the network says. Fractions stay there until they are asked for,
-where there is room for those of two years.
-Has not yet run on a GPU: tests run every line on torch's CPU device.
+All tiles of a step are handed to it, and the host waits once, for what it needs of them in pinned memory: class maps,
+tallies, and which cells the device left open; once before that where coarse hosts share their states out by what the
+network says. Fractions stay there until they are asked for, where there is room for those of two years.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, is_dataclass, replace
-from threading import Lock
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,22 +15,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle
 
-from ai4land_coupler import constraint, constraint_torch
+from ai4land_coupler import constraint
 from ai4land_coupler.device import Device, exact
-from ai4land_coupler.deviceclosing import Cells, Drawn, closed_and_drawn, means
-from ai4land_coupler.devicefields import Courier, DeviceTile, DeviceYear
-from ai4land_coupler.devicetally import DeviceSums
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.features import StaticFeatures
 from ai4land_coupler.inference import TileRunner
+from ai4land_coupler.ondevice.batches import Cells, Drawn, closed_and_drawn, means
+from ai4land_coupler.ondevice.fields import DeviceTile, DeviceYear
+from ai4land_coupler.ondevice.kept import Ground, Inputs, Kept
+from ai4land_coupler.ondevice.pinned import Courier, back, there
+from ai4land_coupler.ondevice.sums import DeviceSums
 from ai4land_coupler.pixels import Logits
-from ai4land_coupler.stem import LARGEST
 from ai4land_coupler.tally import Tally
 from ai4land_coupler.tiles import TileDraft, TileFields, TileWork
 from ai4land_coupler.timing import Stopwatch
 from ai4land_coupler.unetconfig import REACH
 
-T = TypeVar("T")
 Float = NDArray[np.float64]
 Index = NDArray[np.int64]
 Room = DeviceTile | Float
@@ -47,42 +43,6 @@ Tiles whose static inputs are more are handed over anew each year; fractions and
 
 ROUND = 2**24
 """Fine cells whose tiles are handed over before they are waited for: what they need on the way lies on the device."""
-
-
-@dataclass(frozen=True, eq=False)
-class Inputs:
-    """What the network is given of a tile every year, on a device.
-
-    static (w0, side / 2, side / 2) float16: what the stem makes of the static fields, REACH around included; around
-    (side,) int64: the coarse cell of the tile's surroundings that each row, and each column, with the REACH around lies
-    in.
-    """
-
-    static: Tensor
-    around: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Ground:
-    """What the fields of a tile with m coarse cells of n fine cells are made on, on a device.
-
-    area (m, n) float64, m2, 0 where nothing is delivered; base (m, n) uint8: the base map; places: of its pixels; slot
-    (cells,) int64: place of each delivered cell in (m, n); sums: how its fields are tallied.
-    """
-
-    area: Tensor
-    base: Tensor
-    places: constraint_torch.Places
-    slot: Tensor
-    sums: DeviceSums | None
-
-
-@dataclass(frozen=True, eq=False)
-class Resident:
-    """What of a tile does not change from year to year."""
-
-    inputs: Inputs
-    ground: Ground
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,17 +107,16 @@ class DeviceRunner(TileRunner):
         """sharing: how many ranks use the device, and share its memory; statics: as of TileRunner."""
         super().__init__(emulator, mode, precision, threads, statics)
         self._on_device = emulator.network(str(device), precision)
-        self._device, self._resident, self._booking = device, dict[int, Resident](), Lock()
+        self._device = device
         free = torch.cuda.mem_get_info(device)[0] / sharing if device.type == "cuda" else float("inf")
-        self._room, self._room_for_years, self._room_for_drafts = (
-            share * free for share in (SHARE, YEARS_SHARE, DRAFTS_SHARE)
-        )
+        self._kept = Kept(emulator, self._on_device, self._stem.statics, device, SHARE * free)
+        self._room_for_years, self._room_for_drafts = YEARS_SHARE * free, DRAFTS_SHARE * free
         self._courier = Courier(device)
 
     def forget(self) -> None:
         """Drop what the device keeps of the tiles run so far."""
         super().forget()
-        self._resident.clear()
+        self._kept.forget()
 
     def run(self, tiles: Iterable[TileWork], watch: Stopwatch, done: Callable[[], None]) -> list[TileFields]:
         """As `TileRunner.run`."""
@@ -212,7 +171,7 @@ class DeviceRunner(TileRunner):
         """The fields of some tiles, from what the network said of them."""
         with self._torch():
             with watch.stage("constraint"):
-                grounds = [_moved(self._kept_of(work).ground, self._device) for work in works]
+                grounds = [self._kept.ground(work) for work in works]
                 cells = [self._cells(*one) for one in zip(works, grounds, answers, strict=True)]
                 drawn = closed_and_drawn(cells)
                 flying = [self._fields(*one) for one in zip(works, rooms, grounds, answers, drawn, strict=True)]
@@ -267,8 +226,8 @@ class DeviceRunner(TileRunner):
 
     def _averaged(self, work: TileWork, answer: Answer) -> Tensor:
         """Means (r, K) of what the network says, on their way to the host."""
-        area = self._kept_of(work).ground.area.to(self._device).index_select(0, self._to(answer.run))
-        return self._back(means(answer.logits, area))
+        area = self._kept.ground(work).area.index_select(0, self._to(answer.run))
+        return back(means(answer.logits, area))
 
     def _cells(self, work: TileWork, ground: Ground, answer: Answer) -> Cells:
         """What is to be closed and drawn of a tile."""
@@ -276,12 +235,9 @@ class DeviceRunner(TileRunner):
         wanted, pixels = work.wanted[run], np.diff(cells.first)[run]
         with self._naming(cells.coarse[run]):
             counts = constraint._counts(wanted, pixels)
-        there = self._to(run)
-        area, order, back, on_land = (
-            part.index_select(0, there)
-            for part in (ground.area, ground.places.order, ground.places.back, ground.places.pixels)
-        )
-        return Cells(answer.logits, area, self._to(wanted), self._to(counts), order, back, on_land)
+        of_ground = ground.area, ground.places.order, ground.places.back, ground.places.pixels
+        area, *places = (part.index_select(0, self._to(run)) for part in of_ground)
+        return Cells(answer.logits, area, self._to(wanted), self._to(counts), *places)
 
     def _sent(self, flying: Flying) -> Coming:
         """Leave the fractions where they are to stay, and send what the host needs."""
@@ -290,9 +246,9 @@ class DeviceRunner(TileRunner):
             flying.room.here.copy_(fractions)
         tally = None if flying.sums is None else flying.sums(fractions)
         return Coming(
-            self._back(flying.classes), self._back(flying.residual), self._back(flying.open),
-            None if tally is None else [self._back(part) for part in tally],
-            None if stay else self._back(fractions),
+            back(flying.classes), back(flying.residual), back(flying.open),
+            None if tally is None else [back(part) for part in tally],
+            None if stay else back(fractions),
         )  # fmt: skip
 
     def _fields(self, work: TileWork, room: Room, ground: Ground, answer: Answer, drawn: Drawn) -> Flying:
@@ -337,12 +293,12 @@ class DeviceRunner(TileRunner):
         drawn = constraint.quota(closed, area > 0, cells.block(cells.cells + 1)[left], wanted)
         at = np.flatnonzero(np.isin(cells.coarse_of_cell, left))
         cell, pixel = np.searchsorted(left, cells.coarse_of_cell[at]), cells.slot[at] % cells.ratio**2
-        there, of_left = self._to(at), self._to(left)
+        of_cells, of_left = self._to(at), self._to(left)
         return self._sent(
             replace(
                 flying,
-                fractions=flying.fractions.index_copy(1, there, self._to(closed[cell, :, pixel].T)),
-                classes=flying.classes.index_copy(0, there, self._to(drawn[cell, pixel])),
+                fractions=flying.fractions.index_copy(1, of_cells, self._to(closed[cell, :, pixel].T)),
+                classes=flying.classes.index_copy(0, of_cells, self._to(drawn[cell, pixel])),
                 residual=flying.residual.index_copy(1, of_left, self._to(off.T)),
             )
         )
@@ -364,7 +320,7 @@ class DeviceRunner(TileRunner):
         """The network's answer (r, K, n) float32 for the coarse cells `run` of a tile, run on all of it."""
         ratio, size = work.cells.ratio, work.cells.tile.size
         with watch.stage("features"):
-            stem, prior = self._inputs(work, _moved(self._kept_of(work).inputs, self._device))
+            stem, prior = self._inputs(work, self._kept.inputs(work))
         with watch.stage("unet"):
             logits = pixel_shuffle(self._on_device.after_stem(stem, prior, REACH), 2)[0].float()
             side = size // ratio
@@ -385,45 +341,8 @@ class DeviceRunner(TileRunner):
         moving = self._on_device.moving_stem(fractions, prior)
         return (kept.static.float()[None] + moving).contiguous(memory_format=torch.channels_last), prior
 
-    def _kept_of(self, work: TileWork) -> Resident:
-        """What a tile needs every year, on the device, or on the host where the device is full."""
-        kept = self._resident.get(work.cells.tile.index)
-        if kept is None:
-            kept = self._prepared(work)
-            size = _nbytes(kept)
-            with self._booking:
-                fits = size <= self._room
-                self._room -= size if fits else 0
-            if not fits:
-                kept = _moved(kept, torch.device("cpu"))
-            self._resident[work.cells.tile.index] = kept
-        return kept
-
-    def _prepared(self, work: TileWork) -> Resident:
-        """From the emulator's files."""
-        emulator, cells, tile, ratio = self._emulator, work.cells, work.cells.tile, work.cells.ratio
-        side, rim = tile.size + 2 * REACH, -(-emulator.halo // ratio) * ratio
-        statics = self._stem.statics(tile.row0 - REACH, tile.col0 - REACH, side, side)
-        made = self._on_device.static_stem(self._to(statics)[None])[0].clamp(-LARGEST, LARGEST)
-        area = cells.block(emulator.fine.area_rows[cells.rows])
-        base = cells.block(emulator.base_map().reshape(-1)[cells.cells])
-        around = (np.arange(side) - REACH + rim) // ratio
-        places = constraint_torch.Places.of(area > 0, cells.block(cells.cells + 1), self._device)
-        sums = None if work.sums is None else _moved(DeviceSums.of(work.sums), self._device)
-        ground = Ground(self._to(area), self._to(base), places, self._to(cells.slot), sums)
-        return Resident(Inputs(made.half(), self._to(around)), ground)
-
     def _to(self, values: NDArray) -> Tensor:
-        """A copy of an array on its way to the device; from pinned memory, so that nobody waits for it."""
-        here = torch.tensor(values)
-        return here.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else here
-
-    def _back(self, values: Tensor) -> Tensor:
-        """Values on their way to the host, in pinned memory where there is a way to go."""
-        if values.device.type == "cpu":
-            return values
-        room = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-        return room.copy_(values, non_blocking=True)
+        return there(values, self._device)
 
 
 def _rounds(works: Sequence[TileWork]) -> Iterator[slice]:
@@ -435,22 +354,6 @@ def _rounds(works: Sequence[TileWork]) -> Iterator[slice]:
             start, cells = i, 0
         cells += work.cells.size
     yield slice(start, len(works))
-
-
-def _moved(one: T, device: torch.device) -> T:
-    """A frozen object with all tensors in it on a device."""
-
-    def there(part: Any) -> Any:
-        return part.to(device) if isinstance(part, Tensor) else _moved(part, device) if is_dataclass(part) else part
-
-    return replace(one, **{name: there(part) for name, part in vars(one).items()})  # type: ignore[type-var]
-
-
-def _nbytes(part: object) -> int:
-    """Bytes of all tensors in a frozen object."""
-    if isinstance(part, Tensor):
-        return part.nbytes
-    return sum(map(_nbytes, vars(part).values())) if is_dataclass(part) else 0
 
 
 def runner_on(

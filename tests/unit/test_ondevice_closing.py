@@ -9,14 +9,15 @@ from hypothesis.extra.numpy import arrays
 from test_constraint import assert_promises, batch
 from test_quota import ids_of
 
-from ai4land_coupler import constraint, constraint_torch
+from ai4land_coupler import constraint
 from ai4land_coupler.constraint import CellError
+from ai4land_coupler.ondevice import closing
 
 FRACTIONS_TO = 1e-10
 
 
 def solved(logits, area, totals):
-    return constraint_torch.solve(*(torch.from_numpy(part) for part in (logits, area, totals)))
+    return closing.solve(*(torch.from_numpy(part) for part in (logits, area, totals)))
 
 
 @settings(max_examples=40, deadline=None)
@@ -28,7 +29,7 @@ def solved(logits, area, totals):
 )
 def test_closing_is_that_of_the_processor(seed, spread, classes, pixels):
     logits, area, totals = batch(seed, cells=20, classes=classes, pixels=pixels, spread=spread)
-    fractions, residual = constraint_torch.close(logits, area, totals)
+    fractions, residual = closing.close(logits, area, totals)
     assert_promises(fractions, residual, area, totals)
     expected, left = constraint.close(logits, area, totals)
     np.testing.assert_allclose(fractions, expected, rtol=0, atol=FRACTIONS_TO)
@@ -46,7 +47,7 @@ def test_the_numbers_that_break_solvers(data):
     totals = data.draw(arrays(np.float64, (1, classes), elements=weights))
     totals[0, 0] += not totals.any()
     totals /= totals.sum()
-    assert_promises(*constraint_torch.close(logits, area, totals), area, totals)
+    assert_promises(*closing.close(logits, area, totals), area, totals)
 
 
 def test_the_device_closes_what_maps_look_like_by_itself():
@@ -77,12 +78,12 @@ def test_what_cannot_be_closed_is_left_open_and_named(broken):
     logits[7, 2, 5] = broken
     assert solved(logits, area, totals).open[7]
     with pytest.raises(CellError, match=r"coarse cell 7 .* not finite") as caught:
-        constraint_torch.close(logits, area, totals)
+        closing.close(logits, area, totals)
     assert (caught.value.cell, caught.value.klass) == (7, 2)
     logits, area, totals = batch(9)
     totals[9] *= 1 + 1e-6
     with pytest.raises(CellError, match=r"coarse cell 9 .* sum to 1"):
-        constraint_torch.close(logits, area, totals)
+        closing.close(logits, area, totals)
 
 
 @settings(max_examples=40, deadline=None)
@@ -93,16 +94,16 @@ def test_maps_are_those_of_the_processor(seed, spread, pixels):
     fractions, _ = constraint.close(logits, area, totals)
     land = area > 0
     expected = constraint.quota(fractions, land, ids_of(land), totals)
-    assert np.array_equal(constraint_torch.quota(fractions, land, ids_of(land), totals), expected)
+    assert np.array_equal(closing.quota(fractions, land, ids_of(land), totals), expected)
 
 
 def test_the_device_draws_most_maps_by_itself():
     logits, area, totals = batch(12, cells=200, spread=2.0)
     fractions, _ = constraint.close(logits, area, totals)
     land = area > 0
-    places = constraint_torch.Places.of(land, ids_of(land), torch.device("cpu"))
+    places = closing.Places.of(land, ids_of(land), torch.device("cpu"))
     counts = torch.from_numpy(constraint._counts(totals, land.sum(1)))
-    classes, unsettled = constraint_torch.draw(torch.from_numpy(fractions), places, counts)
+    classes, unsettled = closing.draw(torch.from_numpy(fractions), places, counts)
     assert unsettled.float().mean() <= 0.02
     kept = ~unsettled.numpy()
     assert np.array_equal(classes.numpy()[kept], constraint.quota(fractions, land, ids_of(land), totals)[kept])

@@ -1,4 +1,4 @@
-"""A tile's fields tallied on the device where they were made; `tally.py` says what is summed."""
+"""A tile's fields tallied where they were made; `tally.py` says what is summed."""
 
 from dataclasses import dataclass
 

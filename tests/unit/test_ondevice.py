@@ -12,15 +12,18 @@ import torch
 from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ai4land_coupler import constraint_torch, device, deviceclosing, devicefields, devicerun, devicetally
+from ai4land_coupler import device
 from ai4land_coupler.device import Device, _first_of_each, exact, visible
-from ai4land_coupler.devicefields import Courier, DeviceTile
-from ai4land_coupler.devicerun import DeviceDraft, DeviceRunner, runner_on
 from ai4land_coupler.domain import base_state
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import ConstraintError
 from ai4land_coupler.grids import HostGrid, RegularGrid
 from ai4land_coupler.inference import TileRunner
+from ai4land_coupler.ondevice import batches, closing, pinned, sums
+from ai4land_coupler.ondevice import runner as runner_module
+from ai4land_coupler.ondevice.fields import DeviceTile
+from ai4land_coupler.ondevice.pinned import Courier
+from ai4land_coupler.ondevice.runner import DeviceDraft, DeviceRunner, runner_on
 from ai4land_coupler.placement import BASE, OWN
 from ai4land_coupler.regrid import Patch
 from ai4land_coupler.regrid.latlon import LatLonEngine
@@ -40,7 +43,7 @@ FRACTIONS_TO = 1e-4  # the network rounds otherwise on a whole tile than on the 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """A processor would take long for batches as they suit a device."""
-    monkeypatch.setattr(deviceclosing, "VALUES", CELLS * VALUES)
+    monkeypatch.setattr(batches, "VALUES", CELLS * VALUES)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +127,7 @@ def test_a_tile_does_not_depend_on_what_runs_beside_it_nor_on_what_stays(emulato
     tiles = works(emulator)[:3]
     together = ran(DeviceRunner(emulator, "level", "float32", 1, CPU), tiles)
     full = DeviceRunner(emulator, "level", "float32", 1, CPU)
-    full._room = full._room_for_years = 0
+    full._kept.room = full._room_for_years = 0
     alone = [ran(full, [work])[0] for work in tiles[::-1]][::-1]
     for a, b in zip(together, alone, strict=True):
         assert isinstance(a.fractions, DeviceTile)
@@ -156,14 +159,14 @@ def assert_tallied(work: TileWork, fields: TileFields) -> None:
 @pytest.mark.parametrize("n", [0, 1, 2, 1000])
 def test_a_mark_made_on_the_device_is_that_of_the_processor(n: int) -> None:
     words = np.random.default_rng(n).integers(0, 2**64, n, np.uint64)
-    made = devicetally.mark(torch.from_numpy(words.view(np.int64)))
+    made = sums.mark(torch.from_numpy(words.view(np.int64)))
     assert int(made.numpy().view(np.uint64)) == mark(words)
 
 
 @pytest.mark.parametrize("n", [0, 1, 7, 8, 9, 16, 29])
 def test_a_class_comes_piece_by_piece(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through two pieces of memory, one of which is filled while the other is emptied."""
-    monkeypatch.setattr(devicefields, "PIECE", 8)
+    monkeypatch.setattr(pinned, "PIECE", 8)
     happened, begun = [], Courier._begun
 
     class Arrival:
@@ -215,8 +218,8 @@ def test_fractions_stay_on_the_device_until_a_class_is_asked_for(
 def test_cells_the_device_leaves_open_are_closed_on_the_processor(emulator: Emulator, monkeypatch) -> None:
     tiles = works(emulator)[:4]
     whole = ran(DeviceRunner(emulator, "level", "float32", 1, CPU), tiles)
-    monkeypatch.setattr(constraint_torch, "PASSES", 3)
-    monkeypatch.setattr(constraint_torch, "SWEEPS", 1)
+    monkeypatch.setattr(closing, "PASSES", 3)
+    monkeypatch.setattr(closing, "SWEEPS", 1)
     mended = ran(DeviceRunner(emulator, "level", "float32", 1, CPU), tiles)
     for a, b in zip(mended, whole, strict=True):
         np.testing.assert_allclose(a.fractions, b.fractions, rtol=0, atol=1e-10)
@@ -263,7 +266,7 @@ def test_a_step_waits_for_the_device_once(emulator: Emulator, monkeypatch: pytes
     once = ran(runner, tiles)
     assert happened == ["_answer"] * n + ["_fields"] * n + ["_wait"] + ["_landed"] * n
     happened.clear()
-    monkeypatch.setattr(devicerun, "ROUND", sum(work.cells.size for work in tiles[:-1]))
+    monkeypatch.setattr(runner_module, "ROUND", sum(work.cells.size for work in tiles[:-1]))
     again = ran(runner, tiles)
     assert happened[-4:] == ["_answer", "_fields", "_wait", "_landed"]
     n -= 1
@@ -317,17 +320,17 @@ def test_a_draft_waits_for_the_device_once(emulator: Emulator, monkeypatch: pyte
 
 def test_a_year_is_closed_in_batches_of_one_shape(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cell has the same bits in any batch; what a tile is for the device are tens of operations, not thousands."""
-    tiles, solve, shapes = works(emulator), constraint_torch.solve, []
+    tiles, solve, shapes = works(emulator), closing.solve, []
     mixed = sum(int((work.wanted.max(axis=1) < 1.0).sum()) for work in tiles)
 
-    def noted(logits: torch.Tensor, *rest: torch.Tensor) -> constraint_torch.Closed:
+    def noted(logits: torch.Tensor, *rest: torch.Tensor) -> closing.Closed:
         shapes.append(tuple(logits.shape))
         return solve(logits, *rest)
 
-    monkeypatch.setattr(constraint_torch, "solve", noted)
+    monkeypatch.setattr(closing, "solve", noted)
     some, several = ran(DeviceRunner(emulator, "level", "float32", 1, CPU), tiles), shapes.copy()
     shapes.clear()
-    monkeypatch.setattr(deviceclosing, "VALUES", 8 * VALUES - 1)
+    monkeypatch.setattr(batches, "VALUES", 8 * VALUES - 1)
     few = ran(DeviceRunner(emulator, "level", "float32", 1, CPU), tiles)
     for a, b in zip(some, few, strict=True):
         assert np.array_equal(a.fractions, b.fractions)

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ai4land_coupler import constraint_torch
-from ai4land_coupler.constraint_torch import Places
+from ai4land_coupler.ondevice import closing
+from ai4land_coupler.ondevice.closing import Places
 
 VALUES = 2**23
 """Fractions at a time, of as many whole coarse cells; the last batch is filled up with cells without land."""
@@ -79,7 +79,7 @@ def closed_and_drawn(tiles: Sequence[Cells]) -> list[Drawn]:
 
 
 def _of_batch(cells: Cells) -> Drawn:
-    closed = constraint_torch.solve(cells.logits, cells.area, cells.wanted)
+    closed = closing.solve(cells.logits, cells.area, cells.wanted)
     places = Places(cells.order, cells.back, cells.pixels)
-    classes, unsettled = constraint_torch.draw(closed.fractions, places, cells.counts)
+    classes, unsettled = closing.draw(closed.fractions, places, cells.counts)
     return Drawn(closed.fractions, classes, closed.residual, closed.open | unsettled)
