@@ -19,7 +19,8 @@ from ai4land_coupler.placement import BASE, OWN, Placement, check_coverage
 from ai4land_coupler.regrid import Engine, Overlap, Patch, esmf_wanted, is_rectangle, make_engine
 from ai4land_coupler.regrid.cache import CachedEngine
 from ai4land_coupler.tally import TileSums
-from ai4land_coupler.tiles import Tile, TileCells, TileWork
+from ai4land_coupler.tiles import Tile, TileCells
+from ai4land_coupler.tilework import TileWork
 
 log = logging.getLogger(__package__)
 

@@ -21,7 +21,8 @@ from ai4land_coupler.features import StaticFeatures
 from ai4land_coupler.pixels import Logits, Pixels, end_of, fields, pick, settled
 from ai4land_coupler.shelf import Shelf
 from ai4land_coupler.stem import Stem
-from ai4land_coupler.tiles import Tile, TileCells, TileDraft, TileFields, TileWork
+from ai4land_coupler.tiles import Tile, TileCells
+from ai4land_coupler.tilework import TileDraft, TileFields, TileWork
 from ai4land_coupler.timing import Stopwatch
 from ai4land_coupler.unetconfig import REACH, STRIDE
 

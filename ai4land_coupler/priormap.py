@@ -10,7 +10,7 @@ from ai4land_coupler.comm import Communicator
 from ai4land_coupler.domain import Domain
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import RestartError
-from ai4land_coupler.tiles import TileFields
+from ai4land_coupler.tilework import TileFields
 
 Map = NDArray[np.uint8]
 

@@ -2,16 +2,13 @@
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ai4land_coupler import kernel
 from ai4land_coupler.regrid import Overlap
-
-if TYPE_CHECKING:
-    from ai4land_coupler.tiles import TileCells
+from ai4land_coupler.tiles import TileCells
 
 Float = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -46,7 +43,7 @@ class TileSums:
     (n,) is that of each, and cell and area are None.
     """
 
-    cells: "TileCells"
+    cells: TileCells
     area_rows: Float
     hosts: Index
     borrowed: NDArray[np.bool_]
@@ -56,7 +53,7 @@ class TileSums:
 
     @classmethod
     def of(
-        cls, overlap: Overlap, cells: "TileCells", area_rows: Float, hosts: Index, borrowed: NDArray[np.bool_]
+        cls, overlap: Overlap, cells: TileCells, area_rows: Float, hosts: Index, borrowed: NDArray[np.bool_]
     ) -> "TileSums":
         """From overlaps of the tile's cells in ascending order (rows) with host cells (columns) counted as `hosts`."""
         met = np.bincount(overlap.col, minlength=overlap.n_col) > 0

@@ -15,7 +15,7 @@ from ai4land_coupler.grids import wrap_longitude
 from ai4land_coupler.placement import Budget
 from ai4land_coupler.report import YearReport
 from ai4land_coupler.tally import Tally
-from ai4land_coupler.tiles import Away, TileFields
+from ai4land_coupler.tilework import Away, TileFields
 
 Float = NDArray[np.float64]
 

@@ -20,7 +20,7 @@ from ai4land_coupler.priormap import Map, PriorMap
 from ai4land_coupler.publish import Publisher
 from ai4land_coupler.report import YearReport
 from ai4land_coupler.restart import Restart
-from ai4land_coupler.tiles import TileDraft, TileFields
+from ai4land_coupler.tilework import TileDraft, TileFields
 from ai4land_coupler.timing import Stopwatch
 from ai4land_coupler.year import YearFields, digest, host_columns, report_of
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ai4land_coupler.ondevice.pinned import Courier
-from ai4land_coupler.tiles import Away
+from ai4land_coupler.tilework import Away
 
 Float = NDArray[np.float64]
 

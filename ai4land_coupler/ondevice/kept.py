@@ -15,7 +15,7 @@ from ai4land_coupler.ondevice.closing import Places
 from ai4land_coupler.ondevice.pinned import there
 from ai4land_coupler.ondevice.sums import DeviceSums
 from ai4land_coupler.stem import LARGEST
-from ai4land_coupler.tiles import TileWork
+from ai4land_coupler.tilework import TileWork
 from ai4land_coupler.unet import UNet
 from ai4land_coupler.unetconfig import REACH
 

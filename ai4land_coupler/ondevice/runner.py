@@ -27,7 +27,7 @@ from ai4land_coupler.ondevice.pinned import Courier, back, there
 from ai4land_coupler.ondevice.sums import DeviceSums
 from ai4land_coupler.pixels import Logits
 from ai4land_coupler.tally import Tally
-from ai4land_coupler.tiles import TileDraft, TileFields, TileWork
+from ai4land_coupler.tilework import TileDraft, TileFields, TileWork
 from ai4land_coupler.timing import Stopwatch
 from ai4land_coupler.unetconfig import REACH
 

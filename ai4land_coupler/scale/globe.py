@@ -26,7 +26,8 @@ from ai4land_coupler.errors import GridError
 from ai4land_coupler.features import GROUPS, NATIVES
 from ai4land_coupler.inference import TileRunner
 from ai4land_coupler.scale.plans import FIELD
-from ai4land_coupler.tiles import Tile, TileCells, TileWork, all_tiles, coarse_around
+from ai4land_coupler.tiles import Tile, TileCells, all_tiles, coarse_around
+from ai4land_coupler.tilework import TileWork
 from ai4land_coupler.timing import STAGES, Stopwatch
 from ai4land_coupler.unet import UNet
 

@@ -11,7 +11,8 @@ from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.errors import ConstraintError
 from ai4land_coupler.inference import TileRunner, teams
 from ai4land_coupler.placement import BASE, OWN
-from ai4land_coupler.tiles import TileCells, TileWork, all_tiles, coarse_around
+from ai4land_coupler.tiles import TileCells, all_tiles, coarse_around
+from ai4land_coupler.tilework import TileWork
 from ai4land_coupler.timing import Stopwatch
 
 LEGEND = small_emulator.LEGEND

@@ -28,7 +28,8 @@ from ai4land_coupler.placement import BASE, OWN
 from ai4land_coupler.regrid import Patch
 from ai4land_coupler.regrid.latlon import LatLonEngine
 from ai4land_coupler.tally import TileSums, mark
-from ai4land_coupler.tiles import TileCells, TileFields, TileWork, all_tiles, coarse_around
+from ai4land_coupler.tiles import TileCells, all_tiles, coarse_around
+from ai4land_coupler.tilework import TileFields, TileWork
 from ai4land_coupler.timing import Stopwatch
 
 CPU = torch.device("cpu")

@@ -22,7 +22,8 @@ import yaml
 from ai4land_coupler.emulator import Emulator, sha256_of
 from ai4land_coupler.features import CLIMATE_CLASS, GROUPS
 from ai4land_coupler.inference import TileRunner
-from ai4land_coupler.tiles import TileCells, TileWork, all_tiles
+from ai4land_coupler.tiles import TileCells, all_tiles
+from ai4land_coupler.tilework import TileWork
 from ai4land_coupler.timing import Stopwatch
 from ai4land_coupler.training.fit.package import write_record
 from ai4land_coupler.training.scores import card

@@ -18,7 +18,8 @@ from ai4land_coupler import coarsehosts
 from ai4land_coupler.constraint import quota
 from ai4land_coupler.emulator import Emulator
 from ai4land_coupler.inference import TileRunner
-from ai4land_coupler.tiles import TileCells, TileDraft, TileWork, all_tiles, coarse_around, to_blocks
+from ai4land_coupler.tiles import TileCells, all_tiles, coarse_around, to_blocks
+from ai4land_coupler.tilework import TileDraft, TileWork
 from ai4land_coupler.timing import Stopwatch
 from ai4land_coupler.training.scores import metrics
 from ai4land_coupler.training.scores.regions import Region

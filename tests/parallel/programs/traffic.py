@@ -14,7 +14,7 @@ from ai4land_coupler.component import Component
 from ai4land_coupler.config import Config
 from ai4land_coupler.domain import Domain
 from ai4land_coupler.gridfile import read_grid
-from ai4land_coupler.tiles import TileFields
+from ai4land_coupler.tilework import TileFields
 
 
 def held(thing: object) -> int:
