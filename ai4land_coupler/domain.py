@@ -1,5 +1,6 @@
 """Everything that follows from the host's grid: who holds what, what overlaps what, and which tiles run where."""
 
+import functools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from ai4land_coupler.layout import Layout
 from ai4land_coupler.placement import BASE, OWN, Placement, check_coverage
 from ai4land_coupler.regrid import Engine, Overlap, Patch, esmf_wanted, is_rectangle, make_engine
 from ai4land_coupler.regrid.cache import CachedEngine
+from ai4land_coupler.shelf import Shelf
 from ai4land_coupler.tally import TileSums
 from ai4land_coupler.tiles import Tile, TileCells
 from ai4land_coupler.tilework import TileWork
@@ -127,12 +129,17 @@ class Domain:
             prior = None if priors is None else priors[i]
             yield TileWork(cells, totals, window, place.filled[inner] == BASE, before, prior, self.to_host[i])
 
+    @functools.cached_property
+    def _shelf(self) -> Shelf:
+        return Shelf()
+
     def of_coarse(self, parts: Sequence[Float], n_classes: int) -> Float:
         """Values (K, m) on the coarse cells of this rank's tiles, NaN where nothing is delivered.
 
         parts: those of each tile, on the coarse cells of its TileCells.
         """
-        out = np.full((n_classes, self.placement.cells.size), np.nan)
+        (out,) = self._shelf.lend([(n_classes, self.placement.cells.size)])
+        out.fill(np.nan)
         for inner, part in zip(self.inner, parts, strict=True):
             out[:, inner] = part
         return out

@@ -1,6 +1,5 @@
 """What the ranks tell each other where host cells are larger than coarse cells; the rule is in `coarsehosts`."""
 
-import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +12,6 @@ from ai4land_coupler.exchange import HostExchange, Route
 from ai4land_coupler.grids import RegularGrid
 from ai4land_coupler.placement import OWN, Placement
 from ai4land_coupler.regrid import Overlap
-from ai4land_coupler.shelf import Shelf
 
 Float = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -85,21 +83,11 @@ class HostShares:
         return np.vstack([np.where(known, means.take(self.row, axis=1), 0.0), np.where(known, self.area, 0.0)]).T
 
     def _summed(self, back: Float, reaching: Float, regridded: Float) -> Float:
-        (shares,) = self._for_shares.lend([(len(back), self.source.size)])
-        (summed,) = self._for_sums.lend([regridded.shape])
-        reaching.take(self.source, axis=1, out=shares, mode="clip")
+        shares = reaching.take(self.source, axis=1)
         shares[:, self.mine] = back
-        self.all_overlaps.apply(shares, summed)
+        summed = self.all_overlaps.apply(shares)
         np.copyto(summed, regridded, where=~self.rows)
         return summed
-
-    @functools.cached_property
-    def _for_shares(self) -> Shelf:
-        return Shelf()
-
-    @functools.cached_property
-    def _for_sums(self) -> Shelf:
-        return Shelf()
 
     def _solved(self, given: Float, cell_id: Index, state: Float) -> Float:
         try:

@@ -12,7 +12,6 @@ from ai4land_coupler.errors import GridError
 from ai4land_coupler.exchange import HostExchange, HostSums, Route, sum_areas
 from ai4land_coupler.grids import EARTH_RADIUS, RegularGrid
 from ai4land_coupler.regrid import Overlap
-from ai4land_coupler.shelf import Shelf
 
 Float = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -107,11 +106,11 @@ class Placement:
     def _taken(self, comm: Communicator, own: Float, source: Overlap) -> Float:
         """Values (K, m) on `cells`, and what is fetched, on the known cells (K, w) that `source` gives one. Collective.
 
-        An overlap of area 1 is the value itself, none is 0; they are put where those of an earlier year were.
+        An overlap of area 1 is the value itself, none is 0.
         """
         fetched = self.fetch(comm, own.T).T
         given = np.concatenate([own, fetched], axis=1) if fetched.shape[1] else own
-        return source.apply(given, self._shelf.lend([(len(own), self.origin.size)])[0])
+        return source.apply(given)
 
     @functools.cached_property
     def _of_any(self) -> Overlap:
@@ -126,9 +125,6 @@ class Placement:
         columns = self.cells.size + self.fetch.order.size
         return Overlap(row, self.origin[row], np.ones(row.size), self.origin.size, columns)
 
-    @functools.cached_property
-    def _shelf(self) -> Shelf:
-        return Shelf()
 
     @functools.cached_property
     def _on_base(self) -> Index:

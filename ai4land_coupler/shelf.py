@@ -23,8 +23,9 @@ class Shelf:
     A block is one piece, so that the system may give it in large pages: those of single tiles are too small for that.
     """
 
-    def __init__(self) -> None:
-        self._free: list[Float] = []
+    def __init__(self, most: int = 1) -> None:
+        """most: blocks that wait at a time; one will do where a year is served while the next one is made."""
+        self._free, self._most = list[Float](), most
 
     def lend(self, shapes: Sequence[tuple[int, int]]) -> list[Float]:
         """Arrays of these shapes, float64, one behind another; what is in them is anything."""
@@ -38,6 +39,5 @@ class Shelf:
         return [whole[at:end].reshape(shape) for at, end, shape in zip(ends, ends[1:], shapes, strict=False)]
 
     def _take_back(self, block: Float) -> None:
-        """Keep one: a year is served while the next one is made."""
-        if not self._free:
+        if len(self._free) < self._most:
             self._free.append(block)
