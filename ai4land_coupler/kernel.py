@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 11
+VERSION = 12
 """Of the interface in kernel.h; what was built of another one is not used."""
 
 FIELDS = 8
@@ -20,7 +20,7 @@ _C_TYPES = {
     np.dtype(name).num: c_type
     for name, c_type in {
         "f8": "double[]", "f4": "float[]", "i8": "int64_t[]", "i4": "int32_t[]", "u8": "uint64_t[]",
-        "u1": "unsigned char[]",
+        "u2": "uint16_t[]", "u1": "unsigned char[]",
     }.items()
 }  # fmt: skip
 
@@ -187,7 +187,7 @@ def gather(pixel: NDArray[np.int32], host: NDArray[np.int32], area: Float, x: Fl
 
 
 def tally(
-    tile: Tile, fractions: Float, some: NDArray[np.uint8], host: NDArray[np.int32] | None, hosts: int
+    tile: Tile, fractions: Float, some: NDArray[np.uint8], host: NDArray[np.uint16] | None, hosts: int
 ) -> tuple[Float, Float, Float, int]:
     """Areas in m2 of a tile's fractions (K, n): by host (hosts, K), in all (K,), of coarse cells with `some` (m,) (K,).
 

@@ -15,6 +15,8 @@ Index = NDArray[np.int64]
 
 ROUNDING = 1e-15
 """By how much the area of an overlap may differ from that of its cell where it is all of the cell."""
+MOST = np.iinfo(np.uint16).max + 1
+"""Host cells over a tile that are told apart in two bytes."""
 STEP, FACTOR = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9
 """Of `mark`: odd, with bits set in no order (Steele et al. 2014, SplitMix)."""
 
@@ -40,14 +42,14 @@ class TileSums:
     area_rows: area of a fine cell by row, m2; hosts (h,): the host cells over the tile; borrowed (m,): coarse cells
     whose state is not their own. cell, host and area of each overlap: its fine cell, position in `hosts` and m2, in
     ascending order of fine cell. Where each cell lies in one host cell alone, as in those of a grid it nests in, host
-    (n,) is that of each, and cell and area are None.
+    (n,) uint16 is that of each, and cell and area are None; a tile with more hosts than that counts has overlaps.
     """
 
     cells: TileCells
     area_rows: Float
     hosts: Index
     borrowed: NDArray[np.bool_]
-    host: NDArray[np.int32]
+    host: NDArray[np.integer]
     cell: NDArray[np.int32] | None = None
     area: Float | None = None
 
@@ -59,16 +61,16 @@ class TileSums:
         met = np.bincount(overlap.col, minlength=overlap.n_col) > 0
         host = (np.cumsum(met, dtype=np.int32) - np.int32(1))[overlap.col]
         cell = cells.ascending[overlap.row].astype(np.int32)
-        alone = np.array_equal(overlap.row, np.arange(cells.size))
+        alone = np.array_equal(overlap.row, np.arange(cells.size)) and np.count_nonzero(met) <= MOST
         if alone and np.allclose(overlap.area, area_rows[cells.rows[cell]], rtol=ROUNDING, atol=0.0):
-            of_cell = np.empty_like(host)
+            of_cell = np.empty(host.size, np.uint16)
             of_cell[cell] = host
             return cls(cells, area_rows, hosts[met], borrowed, of_cell)
         return cls(cells, area_rows, hosts[met], borrowed, host, cell, overlap.area)
 
     def __call__(self, fractions: Float, classes: NDArray[np.uint8]) -> Tally:
         """Of fractions (K, n) and classes (n,)."""
-        x, alone = np.ascontiguousarray(fractions), self.host if self.cell is None else None
+        x, alone = np.ascontiguousarray(fractions), np.asarray(self.host, np.uint16) if self.cell is None else None
         if kernel.ready():
             tile = self.cells.for_kernel(self.area_rows)
             by_host, whole, part, marked = kernel.tally(tile, x, self.borrowed.view(np.uint8), alone, self.hosts.size)
@@ -81,7 +83,7 @@ class TileSums:
             marked = mark(x.reshape(-1).view(np.uint64))
         if self.cell is not None and self.area is not None:
             if kernel.ready():
-                by_host = kernel.gather(self.cell, self.host, self.area, x, self.hosts.size)
+                by_host = kernel.gather(self.cell, np.asarray(self.host, np.int32), self.area, x, self.hosts.size)
             else:
                 by_host = self._by_host(self.host, x[:, self.cell] * self.area)
         return Tally(by_host, whole, part, self.bits(marked, classes))
@@ -91,7 +93,7 @@ class TileSums:
         of_tile = self.cells.tile.index.to_bytes(8, "little")
         return hashlib.sha256(of_tile + marked.to_bytes(8, "little") + classes.tobytes()).digest()
 
-    def _by_host(self, host: NDArray[np.int32], area: Float) -> Float:
+    def _by_host(self, host: NDArray[np.integer], area: Float) -> Float:
         sums = [np.bincount(host, weights=of_class, minlength=self.hosts.size) for of_class in area]
         return np.stack(sums, axis=1)
 

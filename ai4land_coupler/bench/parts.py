@@ -104,7 +104,7 @@ def aggregation(emulator: Emulator, rates: dict[str, float], repeats: int) -> di
     hosts = (np.arange(side)[:, None] // 2 * side + np.arange(side) // 2).ravel()[cells.coarse_of_cell]
     kinds, host = np.unique(hosts, return_inverse=True)
     borrowed = np.zeros(cells.coarse.size, bool)
-    sums = TileSums(cells, emulator.fine.area_rows, kinds, borrowed, host.astype(np.int32))
+    sums = TileSums(cells, emulator.fine.area_rows, kinds, borrowed, host.astype(np.uint16))
     fractions, drawn = np.full((classes, cells.size), 1.0 / classes), np.ones(cells.size, np.uint8)
     seconds = alternate({"once": lambda: sums(fractions, drawn)}, repeats)["once"]
     moved = cells.size * (8 * classes + 9) / rates["bytes_a_second"]

@@ -7,7 +7,7 @@
 #define AI4LAND_KERNEL_H
 #include <stdint.h>
 
-#define KERNEL_VERSION 11 /* of this interface; a build of another one is not used */
+#define KERNEL_VERSION 12 /* of this interface; a build of another one is not used */
 
 /* Fractions closest to softmax(z) that meet the totals f [cells][classes] of every coarse cell. Cell c has the pixels
    first[c] .. first[c + 1] of land, with areas area[i] > 0. The logit of class k is z[at[i] + k * step], the fraction is
@@ -92,7 +92,7 @@ void kernel_gather(int64_t count, int64_t classes, int64_t n, const int32_t *pix
    cells with some[c] alone; and, unless host is NULL, added to by_host [..][classes] of the host[i] of each pixel. mark: what
    tells their bits, tally.py says how. 0, or -1 without memory. */
 int kernel_tally(const kernel_tile *tile, int64_t classes, const double *p, const unsigned char *some,
-                 const int32_t *host, double *total, double *part, double *by_host, uint64_t *mark);
+                 const uint16_t *host, double *total, double *part, double *by_host, uint64_t *mark);
 
 /* field [rows][columns] between the values [..][width] of a coarser grid: those of row[y] and the next one, `north` of the
    way to it, at column[x] and the next one, `east` of the way. room [width]. */

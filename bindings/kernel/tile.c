@@ -135,7 +135,7 @@ WIDE static uint64_t mixed(const double *restrict p, int64_t n, int64_t place)
 }
 
 int kernel_tally(const kernel_tile *tile, int64_t classes, const double *p, const unsigned char *some,
-                 const int32_t *host, double *total, double *part, double *by_host, uint64_t *mark)
+                 const uint16_t *host, double *total, double *part, double *by_host, uint64_t *mark)
 {
     const int64_t n = tile->first[tile->cells];
     const size_t most = (size_t)most_pixels(tile->cells, tile->first);

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ai4land_coupler import kernel
+from ai4land_coupler import kernel, tally
 from ai4land_coupler.grids import HostGrid, RegularGrid
 from ai4land_coupler.regrid import Overlap, Patch
 from ai4land_coupler.regrid.latlon import LatLonEngine
@@ -62,6 +62,19 @@ def test_areas_are_those_of_the_overlaps(cells: TileCells, nlat: int, nested: bo
     assert not nothing.filled.any()
     assert np.array_equal(nothing.by_host, found.by_host)
     assert nothing.bits == found.bits
+
+
+@pytest.mark.usefixtures("either_way")
+def test_more_hosts_than_two_bytes_tell_apart(cells: TileCells, monkeypatch: pytest.MonkeyPatch) -> None:
+    overlap, hosts = overlap_with(cells, 80, 160)
+    none, x = np.zeros(cells.coarse.size, bool), np.random.default_rng(4).random((3, cells.size))
+    few = TileSums.of(overlap, cells, FINE.area_rows, hosts.cell_id, none)
+    monkeypatch.setattr(tally, "MOST", cells.size - 1)
+    many = TileSums.of(overlap, cells, FINE.area_rows, hosts.cell_id, none)
+    assert few.cell is None
+    assert few.host.dtype == np.uint16
+    assert many.cell is not None
+    np.testing.assert_allclose(few(x, drawn(cells)).by_host, many(x, drawn(cells)).by_host, rtol=1e-13)
 
 
 @pytest.mark.usefixtures("either_way")
