@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from mpi import ROOT, environment
 
+from ai4land_coupler.classicheader import overfull
 from ai4land_coupler.errors import RegridError
 from ai4land_coupler.heaps import endless
 from ai4land_coupler.regrid.weightfile import read_links
@@ -40,6 +41,33 @@ def test_damaged_files_end_in_their_error(tmp_path: Path, seed: int, first: int,
     assert len(files) == last - first
     assert ends["refused"] > 0.6 * len(files)
     assert peak * 1024 < MOST
+
+
+@pytest.mark.parametrize("form", ["NETCDF3_CLASSIC", "NETCDF3_64BIT_OFFSET", "NETCDF3_64BIT_DATA"])
+def test_a_list_longer_than_its_file_is_not_opened(tmp_path: Path, form: str) -> None:
+    """The library may end the process; each list in turn: dimensions, attributes, variables, names, values."""
+    path = tmp_path / "w.nc"
+    with netCDF4.Dataset(path, "w", format=form) as file:
+        file.createDimension("row", 3)
+        file.createDimension("time", None)
+        file.title = "abcde"
+        for name in ("x", "yy"):
+            file.createVariable(name, "f8", ("time", "row"))[:] = np.ones((2, 3))
+            file[name].units = "m2"
+    assert not overfull(path)
+    whole, wide = path.read_bytes(), 8 if form == "NETCDF3_64BIT_DATA" else 4
+    counts = [whole.index(b"\0\0\0" + tag) + 4 for tag in (b"\x0a", b"\x0b", b"\x0c")]
+    counts += [whole.index(text) - wide for text in (b"row", b"time", b"title", b"abcde", b"yy", b"m2")]
+    for at in counts:
+        content = bytearray(whole)
+        content[at : at + wide] = (2**24).to_bytes(wide, "big")
+        path.write_bytes(content)
+        assert overfull(path), at
+        with pytest.raises(RegridError, match="more entries than the file has bytes"):
+            read_links(path)
+    for end in range(0, 120, 7):
+        path.write_bytes(whole[:end])
+        assert not overfull(path)
 
 
 @pytest.mark.parametrize("entry", [bytes(16), b"\xff" * 8 + (2**64 - 16).to_bytes(8, "little")], ids=["no", "back"])
