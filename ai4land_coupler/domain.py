@@ -90,9 +90,7 @@ class Domain:
         inner = {i: layout.inner(i, own[i]) for i in used}
         borrowed = placement.filled != OWN
         to_host = comm.together(
-            lambda: [
-                _to_host(engine, emulator, own[i], patches[i].hosts, members[i], borrowed[inner[i]]) for i in used
-            ]
+            lambda: [_to_host(engine, emulator, own[i], patches[i].hosts, members[i], borrowed[inner[i]]) for i in used]
         )
         tile = np.repeat([own[i].tile.index for i in used], [sums.hosts.size for sums in to_host])
         pairs = np.concatenate([np.empty(0, np.int64), *(sums.hosts for sums in to_host)])

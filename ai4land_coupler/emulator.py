@@ -13,10 +13,10 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from ai4land_coupler.damage import refuse_damaged
 from ai4land_coupler.errors import EmulatorError, GridError
 from ai4land_coupler.features import CHANNELS, CLIMATE_CLASS, CLIMATE_CLASSES, Channel
 from ai4land_coupler.grids import RegularGrid
-from ai4land_coupler.heaps import refuse_endless
 from ai4land_coupler.unetconfig import RECEPTIVE_FIELD, STRIDE, UNetConfig
 
 SHIPPED = Path(__file__).parent / "emulators"
@@ -98,7 +98,7 @@ class Emulator:
 
         path = self.path / "base_map.nc"
         try:
-            refuse_endless(path)
+            refuse_damaged(path)
             with Dataset(path) as data:
                 data.set_auto_mask(False)
                 classes = np.asarray(data["class"][:], np.uint8)

@@ -9,21 +9,11 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from ai4land_coupler.classicheader import overfull
-
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _HEAP = b"GCOL\x01\0\0\0"
 _ENTRY = struct.Struct("<HH4xQ")
 LARGEST = 1 << 28
 """Bytes of a file up to which all of it is looked through."""
-
-
-def refuse_endless(path: Path) -> None:
-    """Raise OSError where the netCDF library would not come back from this file, or there is none."""
-    if endless(Path(path)):
-        raise OSError(f"{path} is damaged: a global heap of HDF5 has an entry that leads nowhere")
-    if overfull(Path(path)):
-        raise OSError(f"{path} is damaged: a list in its header has more entries than the file has bytes")
 
 
 def endless(path: Path) -> bool:

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai4land_coupler import kernel
+from ai4land_coupler.damage import refuse_damaged
 from ai4land_coupler.errors import EmulatorError
 from ai4land_coupler.grids import RegularGrid
-from ai4land_coupler.heaps import refuse_endless
 
 Field = NDArray[np.float32]
 Packed = NDArray[np.int16] | NDArray[np.uint8]
@@ -207,7 +207,7 @@ def read_natives(path: Path, needed: Collection[str]) -> Iterator[tuple[str, Nat
 
     missing = set(needed)
     try:
-        refuse_endless(path)
+        refuse_damaged(path)
         with Dataset(path) as data:
             data.set_auto_maskandscale(False)
             for name, variable in data.variables.items():

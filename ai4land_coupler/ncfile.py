@@ -9,7 +9,7 @@ import netCDF4
 import numpy as np
 from numpy.typing import NDArray
 
-from ai4land_coupler.heaps import refuse_endless
+from ai4land_coupler.damage import refuse_damaged
 
 
 def write(
@@ -41,7 +41,7 @@ def write(
 def read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """All variables and global attributes of a file. Raises OSError where it is missing or damaged."""
     try:
-        refuse_endless(path)
+        refuse_damaged(path)
         with netCDF4.Dataset(path) as file:
             file.set_auto_mask(False)
             variables = {name: np.asarray(variable[...]) for name, variable in file.variables.items()}
@@ -53,7 +53,7 @@ def read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
 def attributes(path: Path) -> dict[str, Any]:
     """The global attributes of a file. Raises OSError where it is missing or damaged."""
     try:
-        refuse_endless(path)
+        refuse_damaged(path)
         with netCDF4.Dataset(path) as file:
             return {name: file.getncattr(name) for name in file.ncattrs()}
     except (RuntimeError, AttributeError, ValueError, TypeError) as error:

@@ -9,8 +9,8 @@ import netCDF4
 import numpy as np
 from numpy.typing import NDArray
 
+from ai4land_coupler.damage import refuse_damaged
 from ai4land_coupler.errors import CouplerError
-from ai4land_coupler.heaps import refuse_endless
 
 MISSING = 1e19
 """Values at least this large count as missing, whatever the file's attributes say: LUH2 misspells `_FillValue`."""
@@ -115,7 +115,7 @@ class NcReader:
 def opened(path: Path, kind: type[CouplerError]) -> Iterator[NcReader]:
     """Open a file to read; raises `kind`, naming the file, where that fails or a read does."""
     try:
-        refuse_endless(path)
+        refuse_damaged(path)
         data = netCDF4.Dataset(path)
     except (OSError, RuntimeError, ValueError) as reason:  # ValueError: names that are no text
         raise kind(f"{path} cannot be read as netCDF: {reason}") from reason

@@ -125,7 +125,6 @@ class Placement:
         columns = self.cells.size + self.fetch.order.size
         return Overlap(row, self.origin[row], np.ones(row.size), self.origin.size, columns)
 
-
     @functools.cached_property
     def _on_base(self) -> Index:
         return np.flatnonzero((self.fine_land > 0) & (self.origin < 0))

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai4land_coupler.answer import Answer
+from ai4land_coupler.damage import refuse_damaged
 from ai4land_coupler.errors import GridError, OutputError
 from ai4land_coupler.grids import HostGrid
-from ai4land_coupler.heaps import refuse_endless
 
 FORMAT = "ai4land_coupler record 1"
 TEXTS = ("hook", "arguments", "message", "digest", "columns", "held", "contents", "checksum")
@@ -221,7 +221,7 @@ class Record:
     def _opened(self) -> Iterator[Any]:
         """The file, for one reading."""
         try:
-            refuse_endless(self.path)
+            refuse_damaged(self.path)
             with netCDF4.Dataset(self.path) as file:
                 file.set_auto_maskandscale(False)
                 yield file

@@ -105,9 +105,8 @@ class Overlap:
     def apply(self, x: NDArray[np.float64], out: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
         """Sum of area times x over each row: x (K, n_col) -> (K, n_row), float64, in units of x times m2.
 
-        It lies where an earlier result lay that nobody holds any more; the system's fresh pages would take longer.
-
-        out: contiguous memory for the result, returned. Raises RegridError for other shapes.
+        out: contiguous memory for the result, returned; without it the result lies where an earlier one lay that nobody
+        holds any more, as the system's fresh pages would take longer. Raises RegridError for other shapes.
         """
         x = np.asarray(x, dtype=np.float64)
         if x.ndim != 2 or x.shape[1] != self.n_col:

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai4land_coupler import ncfile
+from ai4land_coupler.damage import refuse_damaged
 from ai4land_coupler.errors import RegridError
 from ai4land_coupler.grids import EARTH_RADIUS, HostGrid, wrap_longitude
-from ai4land_coupler.heaps import refuse_endless
 from ai4land_coupler.regrid.overlap import Overlap
 
 Float = NDArray[np.float64]
@@ -137,7 +137,7 @@ class Links:
 def read_links(path: Path) -> Links:
     """Read a weight file of either family; RegridError where it is none, damaged or not first-order conservative."""
     try:
-        refuse_endless(path)
+        refuse_damaged(path)
         with netCDF4.Dataset(path) as data:
             data.set_auto_mask(False)
             attributes = {name: data.getncattr(name) for name in data.ncattrs()}
